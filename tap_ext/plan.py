@@ -1,0 +1,235 @@
+"""Schedules say which steps of a run are full; a plan is a schedule for one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+from tap_ext import _arguments
+
+MAX_STEPS = 10**6
+_ALWAYS_FULL = 3
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Which steps are full. Anything with this method will do."""
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step``, counted from 0, is full in a run of ``num_steps`` (None: not known)."""
+
+
+class _Listing:
+    """Gives a schedule its list of full steps."""
+
+    def full_steps(self: Schedule, num_steps: int) -> list[int]:
+        """Returns the full steps of a run of ``num_steps``, rising."""
+        count = _arguments.integer("num_steps", num_steps, 0, MAX_STEPS)
+        return [step for step in range(count) if self.is_full(step, count)]
+
+
+@dataclass(frozen=True)
+class Windowed(_Listing):
+    """The paper's schedule: full steps 0..W-1, then W-1+N, W-1+2N, ... (arXiv 2603.03792).
+
+    A warm-up of 1 gives 0, N, 2N, ..., which is FORA's.
+
+    Attributes:
+        window: N, one full step in so many.
+        warmup: W, how many steps are full at the start; the first always is.
+        tail: how many steps are full at the end, where the number of steps is known.
+    """
+
+    window: int = 6
+    warmup: int = 3
+    tail: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _arguments.integer("window", self.window, 1, MAX_STEPS)
+        _arguments.integer("warmup", self.warmup, 1, MAX_STEPS)
+        _arguments.integer("tail", self.tail, 0, MAX_STEPS)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full."""
+        in_tail = num_steps is not None and step >= num_steps - self.tail
+        return step < self.warmup or (step - self.warmup + 1) % self.window == 0 or in_tail
+
+
+@dataclass(frozen=True)
+class Listed(_Listing):
+    """Full steps by name.
+
+    Attributes:
+        steps: strictly rising step indices; any iterable, kept as a tuple.
+    """
+
+    steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        try:
+            steps = tuple(self.steps)
+        except TypeError:
+            raise TypeError(f"steps must be a list of ints, got {self.steps!r}") from None
+        steps = tuple(_arguments.integer("steps", step, 0, MAX_STEPS) for step in steps)
+        if not steps or any(a >= b for a, b in pairwise(steps)):
+            raise ValueError(f"steps must rise strictly and not be empty, got {list(steps)}")
+        object.__setattr__(self, "steps", steps)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is listed."""
+        return step in self.steps
+
+
+@dataclass(frozen=True)
+class Even(_Listing):
+    """Full steps spread evenly from the first step to one near the end.
+
+    At equal cost this forecasts better than the paper's dense start where the noise levels take
+    their largest steps at the end. Needs the number of steps of the run. A run too short to end
+    there ends later, and one of no more than ``count`` steps is all full.
+
+    Attributes:
+        count: how many steps are full.
+        last: the last of them, counted from the end of the run: -3 is step 47 of 50.
+    """
+
+    count: int
+    last: int = -3
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _arguments.integer("count", self.count, 1, MAX_STEPS)
+        _arguments.integer("last", self.last, -MAX_STEPS, -1)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full.
+
+        Raises:
+            ValueError: ``num_steps`` is None.
+        """
+        if num_steps is None:
+            raise ValueError("Even needs num_steps, the number of steps of the run, got None")
+        if self.count == 1 or self.count >= num_steps:
+            return step == 0 or self.count >= num_steps
+        # The i-th full step is i * last / gaps, rounded half up.
+        gaps = self.count - 1
+        last = max(num_steps + self.last, gaps)
+        nearest = (2 * step * gaps + last) // (2 * last)
+        return nearest <= gaps and (2 * nearest * last + gaps) // (2 * gaps) == step
+
+
+_SCHEDULES: dict[str, type[Windowed | Listed | Even]] = {
+    kind.__name__: kind for kind in (Windowed, Listed, Even)
+}
+
+
+class _FullSteps:
+    """``full_steps`` on the class takes a schedule's settings, on a plan it uses the plan's own."""
+
+    def __get__(self, plan: Plan | None, owner: type[Plan]) -> Callable[..., list[int]]:
+        return _full_steps if plan is None else plan._full_steps
+
+
+@dataclass(frozen=True, init=False)
+class Plan:
+    """Which steps of a run are full.
+
+    Whatever the schedule says, three kinds of step are full: the first, since there is nothing to
+    predict it from; every one of a run of three steps or fewer; and any beyond the number of steps
+    announced.
+
+    Attributes:
+        schedule: which steps are full.
+        num_steps: the number of steps of the run, None if not known.
+    """
+
+    schedule: Schedule
+    num_steps: int | None
+
+    def __init__(
+        self,
+        window: int = 6,
+        warmup: int = 3,
+        tail: int = 0,
+        num_steps: int | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        """Makes the plan of ``schedule``; without one, of ``Windowed(window, warmup, tail)``.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: an argument is out of range.
+        """
+        windowed = Windowed(window, warmup, tail)
+        schedule = windowed if schedule is None else schedule
+        if isinstance(schedule, type) or not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule must have is_full(step, num_steps), got {schedule!r}")
+        if num_steps is not None:
+            num_steps = _arguments.integer("num_steps", num_steps, 0, MAX_STEPS)
+        object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "num_steps", num_steps)
+
+    full_steps = _FullSteps()
+    """The full steps of a run: ``Plan.full_steps(50, window=8)``, or ``plan.full_steps(50)``."""
+
+    def is_full(self, step: int) -> bool:
+        """Whether ``step``, counted from 0, is full."""
+        _arguments.integer("step", step, 0, 2**63)
+        total = self.num_steps
+        if step == 0 or (total is not None and (total <= _ALWAYS_FULL or step >= total)):
+            return True
+        return bool(self.schedule.is_full(step, total))
+
+    def with_steps(self, num_steps: int | None) -> Plan:
+        """Returns the same schedule for a run of ``num_steps``."""
+        return Plan(num_steps=num_steps, schedule=self.schedule)
+
+    def _full_steps(self, num_steps: int | None = None) -> list[int]:
+        """Returns the full steps of a run of ``num_steps``, the plan's own number by default."""
+        plan = self if num_steps is None else self.with_steps(num_steps)
+        if plan.num_steps is None:
+            raise ValueError("num_steps must be given, since the plan has none")
+        return [step for step in range(plan.num_steps) if plan.is_full(step)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain values.
+
+        Raises:
+            TypeError: the schedule is not one of this module.
+        """
+        kind = type(self.schedule).__name__
+        if not isinstance(self.schedule, Windowed | Listed | Even):
+            raise TypeError(f"schedule must be one of {', '.join(_SCHEDULES)} to save, got {kind}")
+        return {"num_steps": self.num_steps, "schedule": {"kind": kind, **asdict(self.schedule)}}
+
+    @staticmethod
+    def from_dict(saved: Mapping[str, Any]) -> Plan:
+        """Returns the plan that ``to_dict`` saved."""
+        settings = dict(saved["schedule"])
+        kind = settings.pop("kind")
+        if kind not in _SCHEDULES:
+            raise ValueError(f"kind must be one of {', '.join(_SCHEDULES)}, got {kind!r}")
+        return Plan(num_steps=saved["num_steps"], schedule=_SCHEDULES[kind](**settings))
+
+
+def _full_steps(
+    num_steps: int,
+    window: int = 6,
+    warmup: int = 3,
+    tail: int = 0,
+    schedule: Schedule | None = None,
+) -> list[int]:
+    """Returns the full steps of a run of ``num_steps``, rising.
+
+    Args:
+        num_steps: the number of steps of the run.
+        window: as in ``Plan``.
+        warmup: as in ``Plan``.
+        tail: as in ``Plan``.
+        schedule: as in ``Plan``.
+    """
+    return Plan(window, warmup, tail, num_steps, schedule)._full_steps()

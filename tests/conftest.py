@@ -1,0 +1,43 @@
+"""Settings that every test shares; set before torch or a model library is imported."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# More threads than free cores cost these small tests a factor of hundreds.
+torch.set_num_threads(1)
+
+# One example may compile or import something first, so no deadline; the same examples every time.
+settings.register_profile("tap_ext", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("tap_ext")
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: needs a CUDA device")
+    config.addinivalue_line("markers", "slow: takes many seconds; deselect with -m 'not slow'")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that takes a ``device`` on each there is."""
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", DEVICES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    reason = "torch sees no CUDA device"
+    if not torch.backends.cuda.is_built():
+        reason = f"torch {torch.__version__} is built without CUDA"
+    for item in items:
+        if "cuda" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,254 @@
+"""Schedules against the paper's counts and against brute force."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tap_ext.plan import Even, Listed, Plan, Windowed
+
+PROPERTY = settings(deadline=None, max_examples=100)
+
+
+# The paper's schedule
+
+
+def test_the_papers_schedule():
+    assert Plan.full_steps(50, window=8) == [0, 1, 2, 10, 18, 26, 34, 42]
+    assert Plan.full_steps(50, window=5) == [0, 1, 2, *range(7, 50, 5)]
+    assert Plan.full_steps(50) == Plan.full_steps(50, window=6) == [0, 1, 2, *range(8, 50, 6)]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "window", "warmup", "count"),
+    [
+        # FLUX.1-dev and HunyuanVideo, by FLOPs over those of a full step
+        (50, 4, 3, 14),
+        (50, 5, 3, 12),
+        (50, 6, 3, 10),
+        (50, 8, 3, 8),
+        (50, 9, 3, 8),
+        (50, 10, 3, 7),
+        (50, 11, 3, 7),
+        # Qwen-Image-Lightning, FLUX.1-schnell
+        (8, 3, 3, 4),
+        (8, 4, 3, 4),
+        (8, 5, 3, 4),
+        (8, 3, 2, 4),
+        (4, 3, 2, 2),
+        # FORA
+        (50, 3, 1, 17),
+        (50, 4, 1, 13),
+        (50, 5, 1, 10),
+        (50, 7, 1, 8),
+    ],
+)
+def test_counts_of_the_papers_tables(num_steps, window, warmup, count):
+    assert len(Plan.full_steps(num_steps, window, warmup)) == count
+
+
+def test_a_warmup_of_one_is_fora():
+    assert Plan.full_steps(20, window=4, warmup=1) == [0, 4, 8, 12, 16]
+
+
+def test_a_tail_is_full_where_the_length_is_known():
+    assert Plan.full_steps(20, window=8, tail=2) == [0, 1, 2, 10, 18, 19]
+    assert [step for step in range(20) if Plan(window=8, tail=2).is_full(step)] == [0, 1, 2, 10, 18]
+
+
+@PROPERTY
+@given(st.integers(0, 120), st.integers(1, 130), st.integers(1, 130), st.integers(0, 130))
+def test_windowed_against_brute_force(num_steps, window, warmup, tail):
+    # A counter, as published samplers keep it: skip until a window has passed since a full step.
+    expected, since = [], 0
+    for step in range(num_steps):
+        since = 0 if step < warmup or since == window - 1 else since + 1
+        if since == 0 or step >= num_steps - tail or num_steps <= 3:
+            expected.append(step)
+    assert Plan.full_steps(num_steps, window, warmup, tail) == expected
+    if num_steps > 3:
+        assert Windowed(window, warmup, tail).full_steps(num_steps) == expected
+
+
+# Any schedule
+
+
+class Odd:
+    """A user's schedule; its answer is no bool."""
+
+    def __repr__(self):
+        return "Odd()"
+
+    def is_full(self, step, num_steps):
+        return step % 2
+
+
+SCHEDULES = (
+    st.builds(Windowed, st.integers(1, 12), st.integers(1, 6), st.integers(0, 4))
+    | st.builds(Listed, st.sets(st.integers(0, 60), min_size=1).map(sorted))
+    | st.builds(Even, st.integers(1, 30), st.integers(-20, -1))
+    | st.builds(Odd)
+)
+
+
+@PROPERTY
+@given(SCHEDULES, st.integers(0, 60))
+def test_a_plan_answers_as_its_list(schedule, num_steps):
+    plan = Plan(num_steps=num_steps, schedule=schedule)
+    full = plan.full_steps()
+    assert full == Plan.full_steps(num_steps, schedule=schedule) == sorted(set(full))
+    assert full == Plan(schedule=schedule).full_steps(num_steps)
+    assert all(plan.is_full(step) is (step in full) for step in range(num_steps))
+    if num_steps > 3:
+        scheduled = {step for step in range(num_steps) if schedule.is_full(step, num_steps)}
+        assert set(full) == scheduled | {0}
+    # Whoever runs longer than announced is not left to an old forecast.
+    assert plan.is_full(num_steps) and plan.is_full(num_steps + 5)
+
+
+@pytest.mark.parametrize("num_steps", range(4))
+@pytest.mark.parametrize("schedule", [Windowed(3, 1), Listed([0]), Even(1), Odd()], ids=repr)
+def test_short_runs_are_all_full(num_steps, schedule):
+    assert Plan.full_steps(num_steps, schedule=schedule) == list(range(num_steps))
+    assert len(Plan.full_steps(4, schedule=schedule)) < 4
+
+
+def test_the_instance_keeps_its_own_schedule():
+    """A plan's list is its own, not that of the default window."""
+    plan = Plan(window=8)
+    assert plan.full_steps(50) == Plan.full_steps(50, window=8) != Plan.full_steps(50)
+    assert plan.with_steps(50).full_steps() == plan.full_steps(50)
+    assert plan.with_steps(50).num_steps == 50 and plan.num_steps is None
+    with pytest.raises(ValueError, match="num_steps must be given, since the plan has none"):
+        plan.full_steps()
+
+
+def test_an_unknown_length():
+    plan = Plan(window=4)
+    assert [step for step in range(14) if plan.is_full(step)] == [0, 1, 2, 6, 10]
+    assert plan.is_full(4 * 10**5 + 2) and not plan.is_full(4 * 10**5 + 3)
+
+
+def test_a_schedule_stands_in_the_place_of_the_window():
+    assert Plan(window=2, schedule=Listed([0, 7])).full_steps(10) == [0, 7]
+
+
+# Listed
+
+
+def test_listed():
+    assert Listed([0, 3, 9]).steps == (0, 3, 9)
+    assert Listed(range(0, 9, 4)) == Listed((0, 4, 8))
+    assert Listed(np.array([1, 5])).full_steps(5) == [1]
+    assert Plan.full_steps(8, schedule=Listed([4])) == [0, 4]
+
+
+# Even
+
+
+@pytest.mark.parametrize(
+    ("count", "last", "expected"),
+    [
+        (7, -3, [0, 8, 16, 24, 31, 39, 47]),
+        (8, -3, [0, 7, 13, 20, 27, 34, 40, 47]),
+        (2, -1, [0, 49]),
+        (1, -3, [0]),
+        (48, -3, list(range(48))),
+        # No room before step 47: the steps stay distinct and end later.
+        (49, -3, list(range(49))),
+        (50, -3, list(range(50))),
+        (500, -3, list(range(50))),
+        (3, -200, [0, 1, 2]),
+    ],
+)
+def test_even(count, last, expected):
+    assert Even(count, last).full_steps(50) == expected
+
+
+@PROPERTY
+@given(st.integers(1, 40), st.integers(-12, -1), st.integers(0, 90))
+def test_even_against_its_definition(count, last, num_steps):
+    full = Even(count, last).full_steps(num_steps)
+    assert len(full) == min(count, num_steps)
+    if 1 < count < num_steps:
+        end = max(num_steps + last, count - 1)
+        assert full[0] == 0 and full[-1] == end
+        assert all(abs(step - i * end / (count - 1)) <= 0.5 + 1e-9 for i, step in enumerate(full))
+        spacing = np.diff(full)
+        assert spacing.min() >= 1 and spacing.max() - spacing.min() <= 1
+
+
+def test_even_needs_the_length():
+    with pytest.raises(ValueError, match="Even needs num_steps"):
+        Even(8).is_full(3, None)
+    with pytest.raises(ValueError, match="Even needs num_steps"):
+        Plan(schedule=Even(8)).is_full(3)
+    assert Plan(schedule=Even(8)).is_full(0)
+
+
+# Values
+
+
+@pytest.mark.parametrize("schedule", [None, Windowed(8, 1, 2), Listed([0, 4]), Even(7, -2)])
+@pytest.mark.parametrize("num_steps", [None, 50])
+def test_plans_are_values(schedule, num_steps):
+    plan = Plan(num_steps=num_steps, schedule=schedule)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    copy = pickle.loads(pickle.dumps(plan))
+    assert copy == plan and hash(copy) == hash(plan)
+    with pytest.raises(AttributeError):
+        plan.num_steps = 3
+    namespace = {kind.__name__: kind for kind in (Plan, Windowed, Listed, Even)}
+    assert eval(repr(plan), namespace) == plan
+
+
+def test_only_known_schedules_are_saved():
+    with pytest.raises(TypeError, match="must be one of Windowed, Listed, Even to save, got Odd"):
+        Plan(schedule=Odd()).to_dict()
+    saved = {"num_steps": None, "schedule": {"kind": "Odd"}}
+    with pytest.raises(ValueError, match="kind must be one of Windowed, Listed, Even, got 'Odd'"):
+        Plan.from_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Plan(window=0), ValueError, "window must be between 1 and 1000000, got 0"),
+        (lambda: Plan(window=-1), ValueError, "window must be between 1 and 1000000, got -1"),
+        (lambda: Plan(window=10**9), ValueError, "window must be between 1 and 1000000, got 1000"),
+        (lambda: Plan(window=True), TypeError, r"window must be an int, got True \(bool\)"),
+        (lambda: Plan(window="6"), TypeError, r"window must be an int, got '6' \(str\)"),
+        (lambda: Plan(window=6.0), TypeError, r"window must be an int, got 6.0 \(float\)"),
+        (lambda: Plan(window=float("nan")), TypeError, r"window must be an int, got nan \(float\)"),
+        (lambda: Plan(warmup=0), ValueError, "warmup must be between 1 and 1000000, got 0"),
+        (lambda: Plan(tail=-1), ValueError, "tail must be between 0 and 1000000, got -1"),
+        (lambda: Plan(num_steps=-1), ValueError, "num_steps must be between 0 and"),
+        (lambda: Plan(num_steps="50"), TypeError, "num_steps must be an int, got '50'"),
+        (lambda: Plan.full_steps(-1), ValueError, "num_steps must be between 0 and"),
+        (lambda: Plan.full_steps(None), ValueError, "num_steps must be given"),
+        (lambda: Plan.full_steps(50, window=0), ValueError, "window must be between 1 and"),
+        (lambda: Windowed(6).full_steps(-1), ValueError, "num_steps must be between 0 and"),
+        (lambda: Plan(schedule=8), TypeError, r"schedule must have is_full\(.*\), got 8"),
+        (lambda: Plan(schedule=Windowed), TypeError, r"schedule must have is_full.*got <class"),
+        (lambda: Plan().is_full(-1), ValueError, "step must be between 0 and"),
+        (lambda: Plan().is_full(True), TypeError, "step must be an int, got True"),
+        (lambda: Listed([]), ValueError, r"steps must rise strictly and not be empty, got \[\]"),
+        (lambda: Listed([0, 3, 3]), ValueError, r"steps must rise strictly.*got \[0, 3, 3\]"),
+        (lambda: Listed([3, 0]), ValueError, r"steps must rise strictly.*got \[3, 0\]"),
+        (lambda: Listed([-1, 0]), ValueError, "steps must be between 0 and 1000000, got -1"),
+        (lambda: Listed([0.0, 1]), TypeError, "steps must be an int, got 0.0"),
+        (lambda: Listed(7), TypeError, "steps must be a list of ints, got 7"),
+        (lambda: Listed("12"), TypeError, "steps must be an int, got '1'"),
+        (lambda: Even(0), ValueError, "count must be between 1 and 1000000, got 0"),
+        (lambda: Even(8, last=47), ValueError, "last must be between -1000000 and -1, got 47"),
+        (lambda: Even(8.0), TypeError, "count must be an int, got 8.0"),
+    ],
+)
+def test_fields_are_checked(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
