@@ -1,0 +1,1 @@
+"""How other libraries' objects are entered and left."""

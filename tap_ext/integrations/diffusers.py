@@ -1,0 +1,233 @@
+"""How diffusers' pipelines and transformers are entered and left again.
+
+A transformer is entered at its *innermost* forward: beneath the wrappers that accelerate
+(offloading) and diffusers' hooks (group offloading, context parallelism) put around it. They can
+then be added and removed at any time without dropping the engine. A pipeline is entered by giving
+the instance a subclass of its class, of the same name, whose call opens a run. diffusers itself is
+never imported: everything is read from the objects given.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from tap_ext.engine import Engine
+from tap_ext.runtime import Moment, run
+
+__all__ = [
+    "PipelineClock",
+    "engines_of",
+    "enter_pipeline",
+    "find_engine",
+    "foreign_cache",
+    "install",
+    "is_pipeline",
+    "leave_pipeline",
+    "transformers_of",
+    "uninstall",
+    "unwrap",
+]
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside ``torch.compile``'s wrapper."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, nn.Module) else module
+
+
+def is_pipeline(target: Any) -> bool:
+    """Whether an object holds named components and can be called."""
+    held = isinstance(getattr(target, "components", None), dict)
+    return held and callable(target) and not isinstance(target, (nn.Module, type))
+
+
+def transformers_of(target: Any) -> list[nn.Module]:
+    """The modules of a pipeline, or the module itself, unwrapped; each once."""
+    parts = target.components.values() if is_pipeline(target) else (target,)
+    modules = {id(part): unwrap(part) for part in parts if isinstance(part, nn.Module)}
+    return list(modules.values())
+
+
+def foreign_cache(target: Any) -> str | None:
+    """The name of another cache that is enabled on a pipeline or module; None: there is none."""
+    config = getattr(target, "_cache_config", None)
+    if config is not None:
+        return type(config).__name__
+    if getattr(target, "_is_cached", False):
+        return "cache-dit"
+    return None
+
+
+Slot = tuple[dict[str, Any], str]
+
+
+def _slots(model: nn.Module) -> Iterator[Slot]:
+    """Every place where a reference to the model's forward may be kept, innermost first."""
+    yield model.__dict__, "_old_forward"  # accelerate's hooks
+    registry = model.__dict__.get("_diffusers_hook")
+    for reference in getattr(registry, "_fn_refs", ()):
+        yield reference.__dict__, "original_forward"
+        yield reference.__dict__, "forward"
+    yield model.__dict__, "forward"
+
+
+def _is_plain(model: nn.Module, forward: Any) -> bool:
+    return (
+        isinstance(forward, types.MethodType)
+        and forward.__self__ is model
+        and forward.__func__ is type(model).forward
+    )
+
+
+def install(model: nn.Module, make: Callable[[Callable[..., Any]], Engine]) -> Engine:
+    """Put an engine where the model's own forward is called.
+
+    Args:
+        model: left as it is when anything raises.
+        make: builds the engine from the forward it stands for.
+
+    Raises:
+        ValueError: the instance's forward was replaced by something unknown.
+    """
+    for place, name in _slots(model):
+        if _is_plain(model, place.get(name)):
+            break
+    else:
+        if "forward" in model.__dict__:
+            raise ValueError(
+                f"{type(model).__name__}.forward must be the class's own or wrapped by accelerate "
+                f"or diffusers hooks, got {model.__dict__['forward']!r} on the instance"
+            )
+        place, name = model.__dict__, "forward"
+    engine = make(types.MethodType(type(model).forward, model))
+    place[name] = engine
+    return engine
+
+
+def find_engine(model: nn.Module) -> Engine | None:
+    """The engine installed on a module; None: there is none."""
+    held = (place.get(name) for place, name in _slots(model))
+    return next((forward for forward in held if isinstance(forward, Engine)), None)
+
+
+def uninstall(model: nn.Module) -> None:
+    """Take the engine out, wherever its reference has been carried to."""
+    for place, name in list(_slots(model)):
+        if isinstance(engine := place.get(name), Engine):
+            engine.enabled = False
+            place[name] = engine.original
+    if _is_plain(model, model.__dict__.get("forward")):
+        del model.__dict__["forward"]
+
+
+def engines_of(target: Any) -> list[Engine]:
+    """The engines of a pipeline's transformers, or of a transformer."""
+    found = (find_engine(model) for model in transformers_of(target))
+    return [engine for engine in found if engine is not None]
+
+
+class PipelineClock:
+    """Reads a pipeline's denoising loop from its scheduler, on the host."""
+
+    def __init__(self, pipeline: Any) -> None:
+        """A clock for one call of ``pipeline``."""
+        self._pipeline = pipeline
+        self._loops: list[Any] = []
+
+    def now(self) -> Moment | None:
+        """The scheduler's step; each new table of timesteps is a new loop."""
+        scheduler = self._scheduler
+        if not hasattr(scheduler, "step_index"):
+            return None
+        timesteps = getattr(scheduler, "timesteps", None)
+        if not self._loops or self._loops[-1] is not timesteps:
+            self._loops.append(timesteps)
+        return Moment(len(self._loops), scheduler.step_index)
+
+    def num_steps(self) -> int | None:
+        """How many steps this loop executes, fewer than asked for where ``strength`` cuts it."""
+        count = getattr(self._pipeline, "_num_timesteps", None)
+        if isinstance(count, int):
+            return count
+        timesteps = getattr(self._scheduler, "timesteps", None)
+        if timesteps is None:
+            return None
+        return len(timesteps) - (getattr(self._scheduler, "begin_index", None) or 0)
+
+    def refusal(self) -> str | None:
+        """Schedulers that evaluate the model more than once per step have no step to skip."""
+        order = getattr(self._scheduler, "order", 1)
+        if order > 1:
+            name = type(self._scheduler).__name__
+            return f"{name} evaluates the model {order} times per step"
+        return None
+
+    @property
+    def _scheduler(self) -> Any:
+        return getattr(self._pipeline, "scheduler", None)
+
+
+@functools.cache
+def _accelerated(cls: Any) -> Any:
+    """A subclass that looks like ``cls`` and opens a run around each call."""
+
+    @functools.wraps(cls.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with run(PipelineClock(self)) as opened:
+            output = cls.__call__(self, *args, **kwargs)
+            for engine in engines_of(self):
+                engine.finish(opened)
+            _tell_if_idle(self, opened.calls, opened.skips)
+            return output
+
+    def copy(self: Any) -> Any:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        plain: Any = object.__new__(cls)
+        plain.__dict__.update(self.__dict__)
+        return plain.__reduce_ex__(protocol)
+
+    body = {
+        "__call__": call,
+        "__copy__": copy,
+        "__reduce_ex__": reduce,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "_tap_ext_plain": cls,
+    }
+    return type(cls)(cls.__name__, (cls,), body)
+
+
+def _tell_if_idle(pipeline: Any, calls: int, skips: int) -> None:
+    engines = engines_of(pipeline)
+    needed = max((engine.config.warmup for engine in engines), default=0)
+    if engines and calls > 2 * needed and not skips:
+        warnings.warn(
+            f"tap_ext: {type(pipeline).__name__} made {calls} model calls and skipped none; "
+            "see tap_ext.explain(pipe)",
+            stacklevel=4,
+        )
+
+
+def enter_pipeline(pipeline: Any) -> None:
+    """Open a run around each call of this instance."""
+    if not hasattr(type(pipeline), "_tap_ext_plain"):
+        cls: Any = type(pipeline)
+        pipeline.__class__ = _accelerated(cls)
+
+
+def leave_pipeline(pipeline: Any) -> None:
+    """Give the instance its own class back."""
+    plain = getattr(type(pipeline), "_tap_ext_plain", None)
+    if plain is not None:
+        pipeline.__class__ = plain

@@ -1,0 +1,278 @@
+"""Which run, which step, which branch: told apart without asking the user.
+
+A *run* is one generation. Where a pipeline is accelerated its call opens one (``run``); a bare
+transformer's runs are told apart by the timestep, which must fall from step to step. A *branch* is
+one of the model's calls within a step; it is known by its conditioning tensors, held so that their
+addresses cannot be used again, and by how many calls of the step came before with the same ones.
+On any doubt the answer is a new branch, which begins with full steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tap_ext.report import Choice
+from tap_ext.state import Log, State
+
+__all__ = [
+    "Branch",
+    "Branches",
+    "Clock",
+    "Journal",
+    "Moment",
+    "Run",
+    "current_run",
+    "held",
+    "run",
+    "signature",
+]
+
+MAX_BRANCHES = 8
+"""Branches kept per run and model; conditioning that changes at every call must not fill memory."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a pipeline is: in which of its denoising loops, at which of its steps."""
+
+    loop: int
+    step: int | None
+
+
+class Clock(Protocol):
+    """What a pipeline tells of its denoising loop, without reading the device."""
+
+    def now(self) -> Moment | None:
+        """The present step; None: unknown."""
+
+    def num_steps(self) -> int | None:
+        """How many steps the loop has; None: unknown."""
+
+    def refusal(self) -> str | None:
+        """Why this loop cannot be accelerated; None: it can."""
+
+
+class Run:
+    """One generation.
+
+    Attributes:
+        clock: the pipeline's, where one is known.
+        exact: whether its beginning and end are known; else the timesteps must tell.
+        calls: model calls seen.
+        skips: model calls that were predicted.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, exact: bool = True) -> None:
+        """A run timed by ``clock``, or by the timesteps alone."""
+        self.clock = clock
+        self.exact = exact
+        self.calls = 0
+        self.skips = 0
+
+
+_run: ContextVar[Run | None] = ContextVar("tap_ext_run", default=None)
+
+
+@contextlib.contextmanager
+def run(clock: Clock | None = None) -> Iterator[Run]:
+    """Mark one generation: what is remembered inside never meets another run's history.
+
+    Accelerated pipelines do this themselves. With a bare transformer it makes runs exact where
+    the timesteps alone cannot tell, for instance when a run was given up half-way::
+
+        with tap_ext.run():
+            for t in timesteps:
+                ...
+    """
+    opened = Run(clock)
+    token = _run.set(opened)
+    try:
+        yield opened
+    finally:
+        _run.reset(token)
+
+
+def current_run() -> Run:
+    """The run of this context (thread, task); an inexact one is opened where there is none."""
+    current = _run.get()
+    if current is None:
+        current = Run(exact=False)
+        _run.set(current)
+    return current
+
+
+@dataclass(eq=False)
+class Journal:
+    """What one run did; outlives its histories.
+
+    Attributes:
+        logs: one log per branch, by its name.
+        trace: the choices of every skip step, where they are asked for.
+    """
+
+    logs: list[tuple[str, Log]] = field(default_factory=list)
+    trace: list[Choice] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Branch:
+    """One of the model's calls within a step, and its history.
+
+    Attributes:
+        name: for reports: ``0``, ``1``, ... in the order of first appearance.
+        signature: shapes, dtypes, devices and plain values of the call's arguments.
+        conditioning: the tensors it is known by, as ``held`` gives them.
+        state: its history.
+        journal: what its run did.
+        idle: outputs of modules that only the blocks read, from the last full step.
+        moment: where the pipeline was at its last call; None: unknown.
+        timestep: the timestep of its last call; None: not read.
+    """
+
+    name: str
+    signature: tuple[Any, ...]
+    conditioning: Any
+    state: State
+    journal: Journal
+    idle: dict[str, Any] = field(default_factory=dict)
+    moment: Moment | None = None
+    timestep: float | None = None
+
+
+class Branches:
+    """The branches of one model, by run. A run that is gone takes its branches with it.
+
+    States of finished runs are kept, up to ``MAX_BRANCHES``, and reused by later branches of the
+    same signature: repeated requests allocate nothing and find their buffers where they were.
+    """
+
+    def __init__(self) -> None:
+        """No run, no branch."""
+        self._by_run: weakref.WeakKeyDictionary[Run, list[Branch]] = weakref.WeakKeyDictionary()
+        self._spare: list[tuple[Any, State]] = []
+        self._lock = threading.Lock()
+
+    def of(self, run: Run) -> list[Branch]:
+        """The branches of a run, least recently used first."""
+        with self._lock:
+            return self._by_run.setdefault(run, [])
+
+    def find(
+        self, run: Run, conditioning: Any, moment: Moment | None, timestep: float | None
+    ) -> Branch | None:
+        """The branch that a call continues, or None when it begins one.
+
+        A call continues the branch with the same conditioning that was not called in this step
+        yet. Another loop, or a timestep that did not fall since, says that the denoising began
+        anew: then the branches it would have continued are retired.
+        """
+        known = [b for b in self.of(run) if _same(b.conditioning, conditioning)]
+        waiting = known
+        if run.exact:
+            waiting = [b for b in known if (b.moment, b.timestep) != (moment, timestep)]
+        if any(_began_anew(b, moment, timestep) for b in waiting):
+            for branch in known:
+                self.retire(run, branch)
+            return None
+        return waiting[0] if waiting else None
+
+    def use(self, run: Run, branch: Branch) -> None:
+        """Note that a branch was used; the least recently used are retired beyond the bound."""
+        branches = self.of(run)
+        if branch in branches:
+            branches.remove(branch)
+        branches.append(branch)
+        for old in branches[:-MAX_BRANCHES]:
+            self.retire(run, old)
+
+    def state(self, signature: Any, make: Callable[[], State]) -> State:
+        """A state for calls of this signature: a spare one, or a new one."""
+        with self._lock:
+            for position, (known, _) in enumerate(self._spare):
+                if known == signature:
+                    return self._spare.pop(position)[1]
+        return make()
+
+    def retire(self, run: Run, branch: Branch) -> None:
+        """End one branch and keep its state for another."""
+        self.of(run).remove(branch)
+        branch.state.reset()
+        with self._lock:
+            self._spare.append((branch.signature, branch.state))
+            del self._spare[:-MAX_BRANCHES]
+
+    def finish(self, run: Run) -> None:
+        """End a run and keep its states for others."""
+        for branch in list(self.of(run)):
+            self.retire(run, branch)
+        self.drop(run)
+
+    def drop(self, run: Run) -> None:
+        """Forget a run, buffers and all."""
+        with self._lock:
+            self._by_run.pop(run, None)
+
+    def clear(self) -> None:
+        """Forget every run and every spare state."""
+        with self._lock:
+            self._by_run.clear()
+            self._spare.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all histories, in use or spare."""
+        used = sum(b.state.nbytes for branches in list(self._by_run.values()) for b in branches)
+        return used + sum(state.nbytes for _, state in list(self._spare))
+
+
+def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:
+    loops = branch.moment is not None and moment is not None and branch.moment.loop != moment.loop
+    rose = branch.timestep is not None and timestep is not None and branch.timestep <= timestep
+    return loops or rose
+
+
+def held(value: Any) -> Any:
+    """Conditioning in a form to keep and compare: each tensor with its version.
+
+    Keeping the tensor keeps its memory, so an equal address later means equal memory.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(held(item) for item in value)
+    if isinstance(value, Tensor):
+        return (value, None if value.is_inference() else value._version)
+    return value
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two held values are the same tensors: same memory, layout and version."""
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left is right or (
+            left.data_ptr() == right.data_ptr()
+            and left.stride() == right.stride()
+            and signature(left) == signature(right)
+        )
+    return type(left) is type(right) and bool(left == right)
+
+
+def signature(value: Any) -> Any:
+    """What must not change within a run: tensors by shape, dtype and device, the rest by value."""
+    if isinstance(value, Tensor):
+        return (tuple(value.shape), value.dtype, value.device)
+    if isinstance(value, Mapping):
+        return tuple((key, signature(value[key])) for key in sorted(value, key=str))
+    if isinstance(value, (list, tuple)):
+        return tuple(signature(item) for item in value)
+    if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
+        return value
+    return id(value)

@@ -1,0 +1,265 @@
+"""The history of one branch of one run, and the prediction made from it.
+
+Usable with any model: nothing here knows of modules or pipelines. Each step is ``begin``, then
+``record`` if it is full or ``predict`` if it is skipped::
+
+    state = State(Plan(window=6), Config())
+    for x in steps:
+        hidden, probe = embed(x)
+        if state.begin() is Step.FULL:
+            output = blocks(hidden)
+            state.record(hidden, output, probe)
+        else:
+            output = state.predict(hidden, probe)
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tap_ext import ops
+from tap_ext.config import Config
+from tap_ext.plan import Plan
+from tap_ext.predictors import Predictor, Rows, gaps, rows
+
+__all__ = ["Log", "Stack", "State", "Step"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Step(enum.Enum):
+    """What a step does: run the whole model, or predict its output."""
+
+    FULL = "full"
+    SKIP = "skip"
+
+
+class Stack:
+    """The divided differences of a feature over its last S full steps, newest first.
+
+    Attributes:
+        planes: (S, B, N, D), in the feature's dtype; None before the first ``push``.
+        past: positions of the full steps that the planes stand for, newest first.
+    """
+
+    def __init__(self, depth: int) -> None:
+        """A stack of ``depth`` planes (S)."""
+        self.depth = depth
+        self.planes: Tensor | None = None
+        self.past: tuple[float, ...] = ()
+
+    def push(self, feature: Tensor, position: float, minus: Tensor | None = None) -> None:
+        """Add ``feature - minus``, both (B, N, D), evaluated at ``position``.
+
+        The buffer is allocated at the first push and keeps its address until ``clear``.
+        """
+        past = (position, *self.past)[: self.depth]
+        if self.planes is None:
+            self.planes = feature.new_empty((self.depth, *feature.shape))
+        steps = torch.tensor(gaps(past, self.depth), dtype=torch.float32, device=feature.device)
+        ops.stack_update_(self.planes, feature, steps, minus)
+        self.past = past
+
+    def clear(self) -> None:
+        """Forget the history; the buffer is kept."""
+        self.past = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 0 if self.planes is None else self.planes.nbytes
+
+
+@dataclass
+class Log:
+    """What a state did in one run; outlives the buffers.
+
+    Attributes:
+        family: the candidate predictors.
+        full_steps: indices of the full steps.
+        skip_steps: indices of the skip steps.
+        counts: (len(family),) int64 on the state's device, tokens per candidate; None: no skip.
+    """
+
+    family: tuple[Predictor, ...]
+    full_steps: list[int] = field(default_factory=list)
+    skip_steps: list[int] = field(default_factory=list)
+    counts: Tensor | None = None
+
+    def count(self, index: Tensor, table: Rows) -> None:
+        """Add one skip step's choices, without reading the device."""
+        if self.counts is None:
+            self.counts = index.new_zeros(len(self.family), dtype=torch.int64)
+        rows = torch.arange(len(table), device=index.device)
+        owners = torch.tensor(table.source, device=index.device)
+        self.counts.index_add_(0, owners, (index.reshape(-1, 1) == rows).sum(0))
+
+    def chosen(self) -> dict[str, int]:
+        """How many tokens took each candidate. Reads the device."""
+        if self.counts is None:
+            return {}
+        pairs = zip(self.family, self.counts.tolist(), strict=True)
+        return {str(predictor): count for predictor, count in pairs if count}
+
+
+class State:
+    """One branch of one run: when to run the model, what to remember, how to predict.
+
+    Not to be shared between threads or streams. All tensors are (..., N, D) with a contiguous
+    last axis; ``hidden`` and ``probe`` may differ in D. A step costs no device synchronisation.
+    """
+
+    def __init__(self, plan: Plan | None = None, config: Config | None = None) -> None:
+        """A state that follows ``plan`` (default: the one ``config`` implies)."""
+        self.config = Config() if config is None else config
+        self.plan = self.config.plan() if plan is None else plan
+        self.family = self.config.family()
+        self.on_predict: Callable[[int, Tensor, Rows], None] | None = None
+        depth = self.config.planes
+        self._probes = Stack(depth)
+        self._features = Stack(depth)
+        self._out: Tensor | None = None
+        self._index: Tensor | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the run; buffers are kept, so that the next run of this shape reuses them."""
+        self._probes.clear()
+        self._features.clear()
+        self.step = -1
+        self._newest = -1
+        self._position = -1.0
+        self._due: Step | None = None
+        self.log = Log(self.family)
+
+    def begin(
+        self, step: int | None = None, position: float | None = None, *, full: bool = False
+    ) -> Step:
+        """Start a step and say what it does. Host arithmetic only.
+
+        Args:
+            step: index of the step, from 0; default: the one after the last.
+            position: abscissa of the predictors; default: the step index.
+            full: ask for a full step whatever the plan says.
+
+        Returns:
+            ``Step.FULL`` when the plan says so, when nothing was recorded yet, or when the last
+            full step was never recorded (it failed); else ``Step.SKIP``.
+        """
+        self.step = self.step + 1 if step is None else step
+        self._position = float(self.step) if position is None else position
+        unfinished = self._due is Step.FULL
+        unknown = not self._features.past or not math.isfinite(self._position)
+        wanted = full or unfinished or unknown or self.plan.is_full(self.step)
+        self._due = Step.FULL if wanted else Step.SKIP
+        return self._due
+
+    def record(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
+        """Remember a full step.
+
+        Args:
+            hidden: (..., N, D), what enters the blocks.
+            output: (..., N, D), what leaves them.
+            probe: (..., N, Dp), the probe of ``hidden``.
+
+        Raises:
+            RuntimeError: the step was not begun as a full one.
+        """
+        self._expect(Step.FULL, "record")
+        residual = self.config.forecast == "residual"
+        self._features.push(_tokens(output), self._position, _tokens(hidden) if residual else None)
+        self._probes.push(_tokens(probe), self._position)
+        self._newest = self.step
+        self.log.full_steps.append(self.step)
+        self._due = None
+
+    def predict(self, hidden: Tensor, probe: Tensor) -> Tensor:
+        """Predict what the blocks would return: one fused op (eq. 7-9, arXiv 2603.03792).
+
+        Args:
+            hidden: (..., N, D), what would enter the blocks.
+            probe: (..., N, Dp), the probe of ``hidden``.
+
+        Returns:
+            (..., N, D), in a buffer of this state that the next ``predict`` overwrites.
+
+        Raises:
+            RuntimeError: the step was not begun as a skipped one.
+        """
+        self._expect(Step.SKIP, "predict")
+        table, unit = self._rows()
+        # D_i has the unit of the feature over position^i: bring the weights from steps to that
+        difference = table.difference * unit ** np.arange(self._features.depth)
+        weights = torch.tensor(difference, dtype=torch.float32, device=hidden.device)
+        tokens = _tokens(hidden)
+        if self._out is None or self._index is None:
+            self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+            self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
+        assert self._probes.planes is not None and self._features.planes is not None
+        ops.skip_step_(
+            self._out,
+            self._index,
+            self._probes.planes,
+            _tokens(probe),
+            self._features.planes,
+            tokens if self.config.forecast == "residual" else None,
+            weights,
+            self.config.metric,
+        )
+        self.log.count(self._index, table)
+        if self.on_predict is not None:
+            self.on_predict(self.step, self._index, table)
+        self.log.skip_steps.append(self.step)
+        self._due = None
+        return self._out.view(hidden.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: two stacks, one output, one index."""
+        buffers = (self._out, self._index)
+        return (
+            self._probes.nbytes
+            + self._features.nbytes
+            + sum(0 if buffer is None else buffer.nbytes for buffer in buffers)
+        )
+
+    def _rows(self) -> tuple[Rows, float]:
+        """The candidates of this step, in steps, and the length of a step in positions.
+
+        A step is as long as the newest full step lies away, by the number of steps to it: so a
+        candidate's distance is in steps whatever the abscissa.
+        """
+        past, target = self._features.past, self._position
+        steps, distance = self.step - self._newest, abs(target - past[0])
+        unit = distance / steps if distance and steps else 1.0
+        if unit != 1:
+            past, target = tuple(position / unit for position in past), target / unit
+        return family_rows(self.family, past, target, self._features.depth), unit
+
+    def _expect(self, step: Step, call: str) -> None:
+        if self._due is not step:
+            raise RuntimeError(
+                f"{call}() must follow a begin() that returned {step}, "
+                f"got {'no begin()' if self._due is None else self._due}"
+            )
+
+
+@lru_cache(maxsize=4096)
+def family_rows(
+    family: tuple[Predictor, ...], past: tuple[float, ...], target: float, planes: int
+) -> Rows:
+    """The rows of a skip step; remembered, because every run asks for the same ones."""
+    return rows(family, past, target, planes)
+
+
+def _tokens(feature: Tensor) -> Tensor:
+    """(..., N, D) as (B, N, D), a view wherever the strides allow."""
+    return feature[None] if feature.dim() == 2 else feature.flatten(0, -3)

@@ -1,0 +1,113 @@
+"""Every field is checked when a configuration is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tap_ext import Config, Plan
+from tap_ext.config import PRESETS
+from tap_ext.plan import Listed
+from tap_ext.predictors import Newton, Reuse, Taylor
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        *((name, bad, TypeError) for name in ("window", "warmup", "tail", "order")
+          for bad in (True, 2.0, "3", None)),
+        ("window", 0, ValueError),
+        ("window", -1, ValueError),
+        ("window", 10**9, ValueError),
+        ("warmup", 0, ValueError),
+        ("tail", -1, ValueError),
+        ("order", -1, ValueError),
+        ("order", 100, ValueError),
+        ("lookback", -0.5, ValueError),
+        ("lookback", float("nan"), ValueError),
+        ("lookback", float("inf"), ValueError),
+        ("lookback", True, TypeError),
+        ("lookback_step", 0, ValueError),
+        ("lookback_step", 1e-9, ValueError),
+        ("lookback_step", "1", TypeError),
+        ("metric", "cosin", ValueError),
+        ("metric", "l1", ValueError),
+        ("probe", 1, ValueError),
+        ("forecast", None, ValueError),
+        ("position", "time", ValueError),
+        ("graphs", True, ValueError),
+        ("self_check", 1, TypeError),
+        ("trace", "yes", TypeError),
+        ("schedule", 5, TypeError),
+        ("predictors", (), ValueError),
+        ("predictors", "taylor", TypeError),
+        ("predictors", 3, TypeError),
+        ("predictors", ("taylor",), TypeError),
+        ("predictors", (Reuse(),) * 65, ValueError),
+        ("preset", "fastest", ValueError),
+        ("preset", 1, ValueError),
+    ],
+)
+def test_a_bad_field_is_refused_by_name(field: str, value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^{field}"):
+        Config(**{field: value})
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(TypeError, match="interval"):
+        Config(interval=5)  # type: ignore[call-arg]
+
+
+def test_the_papers_preset_is_the_papers_setting() -> None:
+    paper = Config(preset="paper")
+    assert (paper.warmup, paper.order, paper.lookback, paper.lookback_step) == (3, 2, 4, 1)
+    assert (paper.metric, paper.probe, paper.forecast) == ("cosine", "modulated", "residual")
+    assert (paper.position, paper.tail, paper.schedule) == ("step", 0, None)
+    assert len(paper.family()) == 11 and paper.planes == 3
+
+
+def test_explicit_fields_win_over_the_preset() -> None:
+    assert Config(preset="paper", window=8).window == 8
+    assert Config(preset="paper", window=8).replace(order=1).window == 8
+
+
+def test_every_preset_names_every_field() -> None:
+    fields = set(Config.__dataclass_fields__) - {"preset"}
+    for preset in PRESETS.values():
+        assert set(preset) == fields
+
+
+def test_a_configuration_plans_its_runs() -> None:
+    plan = Config(window=8).plan(50)
+    assert [step for step in range(50) if plan.is_full(step)] == [0, 1, 2, 10, 18, 26, 34, 42]
+    assert Config(tail=2).plan(10).is_full(8) and not Config(tail=2).plan(None).is_full(9)
+    listed = Config(schedule=Listed((0, 7)))
+    assert [step for step in range(9) if listed.plan(9).is_full(step)] == [0, 7]
+
+
+def test_own_predictors_replace_the_family() -> None:
+    family = (Taylor(2), Newton(1))
+    config = Config(predictors=family)
+    assert config.family() == family and config.planes == 3
+    assert hash(config) == hash(Config(predictors=list(family)))  # type: ignore[arg-type]
+
+
+@given(
+    window=st.integers(1, 10**6),
+    warmup=st.integers(1, 10**6),
+    order=st.integers(0, 5),
+    lookback=st.floats(0, 50),
+    step=st.floats(1, 4),
+)
+def test_every_valid_field_is_kept(
+    window: int, warmup: int, order: int, lookback: float, step: float
+) -> None:
+    config = Config(
+        window=window, warmup=warmup, order=order, lookback=lookback, lookback_step=step
+    )
+    assert (config.window, config.warmup, config.order) == (window, warmup, order)
+    assert config.planes == order + 1 or not config.family()
+    assert isinstance(config.plan(5), Plan)

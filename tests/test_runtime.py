@@ -1,0 +1,255 @@
+"""Runs, steps and branches are told apart, whatever happens in between."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from tests import tiny
+from torch import Tensor, nn
+
+import tap_ext
+from tap_ext import Config
+from tap_ext.integrations.diffusers import engines_of
+from tap_ext.runtime import Branches, Run, held, run, signature
+
+FLUX = tiny.MODELS[0]
+STEPS = 12
+SMALL = Config(window=4)
+FULL = [0, 1, 2, 6, 10]
+
+
+def _fresh(steps: int = STEPS, seed: int = 1, **changes: Any) -> Tensor:
+    """The accelerated result of a model that has never run before."""
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    return tiny.sample(model, {**tiny.inputs(FLUX, seed), **changes}, steps)
+
+
+def _full_steps(model: nn.Module) -> list[list[int]]:
+    (stats,) = tap_ext.stats(model).models
+    return [list(branch.full_steps) for branch in stats.branches]
+
+
+def test_a_run_follows_the_plan() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    assert _full_steps(model) == [FULL]
+    stats = tap_ext.stats(model)
+    assert (stats.full, stats.skip) == (len(FULL), STEPS - len(FULL))
+
+
+def test_the_same_run_twice_is_bit_equal_without_a_pipeline() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+    first = tiny.sample(model, arguments, STEPS)
+    assert torch.equal(tiny.sample(model, arguments, STEPS), first)
+    assert torch.equal(first, _fresh())
+    assert tap_ext.stats(model).models[0].runs == 2
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS))
+def test_a_run_given_up_anywhere_leaves_nothing_behind(stop: int) -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    other = tiny.inputs(FLUX, seed=5)
+    tiny.sample(model, other, STEPS, stop=stop)
+    again = {**tiny.inputs(FLUX), "encoder_hidden_states": other["encoder_hidden_states"]}
+    expected = _fresh(encoder_hidden_states=other["encoder_hidden_states"])
+    assert torch.equal(tiny.sample(model, again, STEPS), expected)
+
+
+def test_an_explicit_run_begins_anew_even_where_timesteps_go_on() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+    with run():
+        tiny.sample(model, arguments, STEPS, stop=3)
+    with run(), torch.no_grad():
+        model(**arguments, timestep=torch.tensor([0.3]))
+    assert _full_steps(model) == [[0]]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_inside_the_model_leaves_nothing_behind(error: type[BaseException]) -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    calls = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise error("stop")
+
+    hook = model.norm_out.register_forward_hook(interrupt)
+    with pytest.raises(error, match="stop"):
+        tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    hook.remove()
+    assert torch.equal(tiny.sample(model, tiny.inputs(FLUX), STEPS), _fresh())
+
+
+def test_two_branches_keep_separate_histories() -> None:
+    """Classifier-free guidance by two calls per step equals two models with one branch each."""
+    cond, uncond = tiny.inputs(FLUX, 1), tiny.inputs(FLUX, 2)
+    uncond["hidden_states"] = cond["hidden_states"]
+
+    @torch.no_grad()
+    def guided(first: nn.Module, second: nn.Module) -> Tensor:
+        latents = cond["hidden_states"]
+        for step in range(STEPS):
+            timestep = torch.tensor([1 - step / STEPS])
+            one = first(**{**cond, "hidden_states": latents}, timestep=timestep)[0]
+            two = second(**{**uncond, "hidden_states": latents}, timestep=timestep)[0]
+            latents = latents - (two + 2 * (one - two)) / STEPS
+        return latents
+
+    shared = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    result = guided(shared, shared)
+    assert _full_steps(shared) == [FULL, FULL]
+    apart = [tap_ext.accelerate(tiny.build(FLUX), SMALL) for _ in range(2)]
+    assert torch.equal(result, guided(*apart))
+
+
+def test_a_batch_row_never_depends_on_its_neighbours() -> None:
+    """In a batch of the same size: the model's own products may round otherwise in another one."""
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL.replace(trace=True))
+    first, second = (tiny.inputs(FLUX, seed, batch=3) for seed in (1, 2))
+    for name in ("hidden_states", "encoder_hidden_states", "pooled_projections"):
+        second[name][1] = first[name][1]
+    results, choices = [], []
+    for arguments in (first, second):
+        results.append(tiny.sample(model, arguments, STEPS)[1])
+        choices.append([choice.index[1] for choice in tap_ext.stats(model).trace])
+    assert torch.equal(*results)
+    assert len(choices[0]) == STEPS - len(FULL)
+    assert all(map(torch.equal, *choices))
+
+
+def _doubled(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {k: v if "ids" in k else v.repeat_interleave(2, 0) for k, v in arguments.items()}
+
+
+def _halved(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.bfloat16() for k, v in arguments.items()}
+
+
+def _fewer_tokens(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **arguments,
+        "hidden_states": arguments["hidden_states"][:, :8],
+        "img_ids": arguments["img_ids"][:8],
+    }
+
+
+def _other_value(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {**arguments, "joint_attention_kwargs": {"scale": 1.0}}
+
+
+@pytest.mark.parametrize("change", [_doubled, _halved, _fewer_tokens, _other_value])
+@torch.no_grad()
+def test_a_change_of_signature_within_a_run_begins_the_history_anew(change: Any) -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX, batch=2)
+    for step, time in enumerate(torch.linspace(1, 0.1, STEPS)):
+        if step == 5:
+            arguments = change(arguments)
+            model.to(arguments["hidden_states"].dtype)
+        rows = arguments["hidden_states"].shape[0]
+        model(**arguments, timestep=time.expand(rows).to(arguments["hidden_states"].dtype))
+    (stats,) = tap_ext.stats(model).models
+    assert stats.branches[-1].full_steps == (0, 1, 2, 6)
+    assert stats.branches[-1].skip_steps == (3, 4, 5)
+    assert stats.runs == 1
+
+
+def test_conditioning_edited_in_place_is_another_branch() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+    with run(), torch.no_grad():
+        for time in (1.0, 0.9, 0.8, 0.7):
+            model(**arguments, timestep=torch.tensor([time]))
+        arguments["encoder_hidden_states"].mul_(2)
+        for time in (0.6, 0.5):
+            model(**arguments, timestep=torch.tensor([time]))
+    assert _full_steps(model) == [[0, 1, 2], [0, 1]]
+
+
+def test_conditioning_that_changes_at_every_call_cannot_fill_memory() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+    with run() as opened, torch.no_grad():
+        for step in range(30):
+            arguments["encoder_hidden_states"] = torch.randn(1, tiny.TEXT, 32)
+            model(**arguments, timestep=torch.tensor([1 - step / 30]))
+        bound = tap_ext.stats(model).models[0].nbytes
+        assert opened.skips == 0
+    one = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    tiny.sample(one, tiny.inputs(FLUX), 2)
+    assert bound <= 16 * tap_ext.stats(one).models[0].nbytes
+
+
+def test_threads_with_runs_of_their_own_share_one_model() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    expected = [_fresh(seed=seed) for seed in range(4)]
+    results: list[Tensor | None] = [None] * 4
+    barrier = threading.Barrier(4)
+
+    def work(seed: int) -> None:
+        barrier.wait()
+        for _ in range(3):
+            results[seed] = tiny.sample(model, tiny.inputs(FLUX, seed), STEPS)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result, truth in zip(results, expected, strict=True):
+        assert result is not None and torch.equal(result, truth)
+
+
+def test_repeated_runs_allocate_no_new_history() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    held_bytes = set()
+    for seed in range(5):
+        with run() as opened:
+            tiny.sample(model, tiny.inputs(FLUX, seed), STEPS)
+        (engine,) = engines_of(model)
+        engine.finish(opened)
+        held_bytes.add(tap_ext.stats(model).models[0].nbytes)
+    assert len(held_bytes) == 1 and held_bytes.pop() > 0
+
+
+def test_a_finished_run_takes_its_branches_with_it() -> None:
+    branches = Branches()
+    opened = Run()
+    assert branches.of(opened) == []
+    alive = weakref.ref(opened)
+    del opened
+    gc.collect()
+    assert alive() is None and branches.nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        (torch.zeros(2, 3), torch.ones(2, 3), True),
+        (torch.zeros(2, 3), torch.zeros(3, 2), False),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float16), False),
+        ({"a": 1, "b": [2.0, None]}, {"b": [2.0, None], "a": 1}, True),
+        ({"scale": 0.5}, {"scale": 0.6}, False),
+        ([torch.zeros(1)], [None], False),
+        ((1, 2), [1, 2], True),
+    ],
+)
+def test_signature(left: Any, right: Any, same: bool) -> None:
+    assert (signature(left) == signature(right)) is same
+
+
+def test_held_tensors_keep_their_memory() -> None:
+    tensor = torch.zeros(4)
+    kept = held([tensor, None])
+    address = tensor.data_ptr()
+    del tensor
+    assert kept[0][0].data_ptr() == address and kept[1] is None

@@ -1,0 +1,178 @@
+"""The state against the same arithmetic written out in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tap_ext import Config, Plan, State, Step
+from tap_ext.plan import Listed
+from tap_ext.predictors import Newton, Reuse, Taylor
+
+SHAPE = (2, 5, 8)
+
+
+def _series(degree: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> list[Tensor]:
+    """A polynomial of the step index per element, evaluated at 40 steps."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(degree + 1, *shape, generator=generator, dtype=torch.float64)
+    times = torch.arange(40, dtype=torch.float64) / 10
+    return [sum(w * t**i for i, w in enumerate(weights)).float() for t in times]
+
+
+def _drive(state: State, probes: list[Tensor], features: list[Tensor], hidden: list[Tensor]
+           ) -> dict[int, Tensor]:
+    """Run the state over a series; returns the prediction of every skip step."""
+    predicted = {}
+    for step, (probe, feature, base) in enumerate(zip(probes, features, hidden, strict=True)):
+        if state.begin() is Step.FULL:
+            state.record(base, base + feature, probe)
+        else:
+            predicted[step] = state.predict(base, probe).clone()
+    return predicted
+
+
+@pytest.mark.parametrize("forecast", ["residual", "hidden"])
+def test_a_polynomial_is_predicted_exactly(forecast: str) -> None:
+    config = Config(window=5, forecast=forecast, predictors=(Newton(2),))
+    state = State(config=config)
+    probes, features = _series(2, 1), _series(2, 2)
+    hidden = _series(1 if forecast == "residual" else 2, 3)
+    if forecast == "hidden":
+        features = [f - h for f, h in zip(features, hidden, strict=True)]
+    predicted = _drive(state, probes, features, hidden)
+    assert len(predicted) == 40 - len(Plan.full_steps(40, window=5))
+    for step, value in predicted.items():
+        truth = hidden[step] + features[step]
+        torch.testing.assert_close(value, truth, rtol=2e-4, atol=2e-4)
+
+
+def test_each_token_takes_the_row_that_fits_its_probe() -> None:
+    """Half of the tokens stand still, half move on a line: Reuse fits the ones, Taylor the others."""
+    times = torch.arange(12.0)
+    moving = torch.zeros(1, 6, 1)
+    moving[:, 3:] = 1
+    direction = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(1))
+    probes = [start + t * moving * direction for t in times]
+    # the features move where the probes stand still: a wrong choice shows
+    features = [start + t * (1 - moving) * direction for t in times]
+    zero = [torch.zeros(1, 6, 4)] * 12
+    state = State(config=Config(window=6, predictors=(Taylor(1), Reuse())))
+    seen = []
+    state.on_predict = lambda step, index, rows: seen.append(index.clone())
+    predicted = _drive(state, probes, features, zero)
+    # on still tokens both rows tie up to rounding; only the moving ones tell
+    assert all((index[0, 3:] == 0).all() for index in seen)
+    for step, value in predicted.items():
+        torch.testing.assert_close(value[:, 3:], features[step][:, 3:], rtol=1e-5, atol=1e-5)
+    assert state.log.chosen()["Taylor(order=1, shift=0.0)"] >= 3 * len(predicted)
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (2, 7, 8), (2, 3, 7, 8), (0, 7, 8), (2, 0, 8), (1, 1, 1)])
+def test_any_leading_shape(shape: tuple[int, ...]) -> None:
+    state = State(config=Config(window=4))
+    series = _series(1, shape=shape)
+    predicted = _drive(state, series, series, series)
+    assert all(value.shape == shape for value in predicted.values())
+    flat = State(config=Config(window=4))
+    again = [value if len(shape) == 2 else value.flatten(0, -3) for value in series]
+    for step, value in _drive(flat, again, again, again).items():
+        assert torch.equal(value.reshape(shape), predicted[step])
+
+
+def test_probe_and_feature_may_differ_in_channels() -> None:
+    state = State(config=Config(window=4, predictors=(Newton(1),)))
+    probes, features = _series(1, 1, (1, 5, 3)), _series(1, 2, (1, 5, 16))
+    hidden = _series(0, 3, (1, 5, 16))
+    for step, value in _drive(state, probes, features, hidden).items():
+        torch.testing.assert_close(value, hidden[step] + features[step], rtol=1e-4, atol=1e-4)
+
+
+def test_reset_equals_a_new_state_and_keeps_the_buffers() -> None:
+    state = State(config=Config(window=4))
+    first, second = _series(2, 1), _series(2, 2)
+    _drive(state, first, first, first)
+    held = state.nbytes
+    state.reset()
+    again = _drive(state, second, second, second)
+    fresh = _drive(State(config=Config(window=4)), second, second, second)
+    assert all(torch.equal(again[step], fresh[step]) for step in fresh)
+    assert state.nbytes == held
+
+
+def test_nbytes_is_two_stacks_an_output_and_an_index() -> None:
+    state = State(config=Config(window=4))
+    assert state.nbytes == 0
+    series = _series(1)
+    _drive(state, series, series, series)
+    elements = int(np.prod(SHAPE))
+    assert state.nbytes == 4 * (2 * 3 * elements + elements + elements // SHAPE[-1])
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 1, 2], [0, 1, 0.5, 2], [3, 3, 3, 3]])
+def test_repeated_or_turning_positions_lower_the_order(positions: list[float]) -> None:
+    state = State(Plan(schedule=Listed((0, 1, 2))), Config())
+    series = _series(2)
+    for step, position in enumerate(positions):
+        if state.begin(position=position) is Step.FULL:
+            state.record(series[step], 2 * series[step], series[step])
+        else:
+            assert torch.isfinite(state.predict(series[step], series[step])).all()
+    assert state.log.skip_steps == [3]
+
+
+def test_a_position_that_is_not_finite_asks_for_a_full_step() -> None:
+    state = State(Plan(schedule=Listed((0,))), Config())
+    series = _series(1)
+    state.begin()
+    state.record(series[0], series[0], series[0])
+    assert state.begin(position=float("nan")) is Step.FULL
+
+
+def test_the_first_step_is_full_whatever_the_plan_says() -> None:
+    assert State(Plan(schedule=Listed((5,))), Config()).begin() is Step.FULL
+
+
+def test_a_full_step_that_was_never_recorded_is_asked_for_again() -> None:
+    state = State(Plan(schedule=Listed((0, 1))), Config())
+    series = _series(1)
+    state.begin()
+    state.record(series[0], series[0], series[0])
+    assert state.begin() is Step.FULL  # and then it fails
+    assert state.begin() is Step.FULL
+    state.record(series[2], series[2], series[2])
+    assert state.begin() is Step.SKIP
+
+
+def test_calls_out_of_order_are_refused() -> None:
+    state = State(config=Config())
+    x = _series(0)[0]
+    with pytest.raises(RuntimeError, match=r"record\(\) must follow a begin\(\)"):
+        state.record(x, x, x)
+    state.begin()
+    with pytest.raises(RuntimeError, match=r"predict\(\) must follow .* Step.SKIP, got Step.FULL"):
+        state.predict(x, x)
+    state.record(x, x, x)
+    with pytest.raises(RuntimeError, match=r"got no begin\(\)"):
+        state.record(x, x, x)
+
+
+@settings(max_examples=15)
+@given(scale=st.floats(0.01, 100), offset=st.floats(-10, 10))
+def test_predictions_do_not_depend_on_the_unit_of_the_positions(
+    scale: float, offset: float
+) -> None:
+    series = _series(2)[:10]
+    plain = _drive(State(config=Config(window=4)), series, series, series)
+    state = State(config=Config(window=4))
+    for step, value in enumerate(series):
+        if state.begin(position=offset - scale * step) is Step.FULL:
+            state.record(value, 2 * value, value)
+        else:
+            predicted = state.predict(value, value)
+            torch.testing.assert_close(predicted, plain[step], rtol=1e-3, atol=1e-3)
