@@ -1,0 +1,25 @@
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+class BuildInfo(TypedDict):
+    version: str
+    compiler: str
+    cuda_archs: str | None
+    isas: list[str]
+    isa: str
+
+class LaunchPlan(TypedDict):
+    blocks: int
+    team_threads: int
+    block_teams: int
+
+def build_info() -> BuildInfo: ...
+def score(
+    stack: npt.NDArray[np.float32],
+    target: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.float32],
+    metric: str = "cosine",
+) -> tuple[int, npt.NDArray[Any]]: ...
+def launch_plan(tokens: int, channels: int, dtype: str) -> LaunchPlan: ...
