@@ -1,0 +1,54 @@
+"""Options of the benchmarks, and the table they end with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bench.shapes import FLUX_1024, SHAPES
+
+LINES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    names = ", ".join(map(str, SHAPES))
+    text = f"size to measure (repeatable; default {FLUX_1024}; 'all' or one of {names})"
+    parser.addoption("--shape", action="append", default=[], metavar="NAME", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cuda: needs a CUDA device")
+    config.stash[LINES] = []
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" in metafunc.fixturenames:
+        reason = "torch sees no CUDA device"
+        skip = pytest.mark.skipif(not torch.cuda.is_available(), reason=reason)
+        metafunc.parametrize(
+            "device", ["cpu", pytest.param("cuda", marks=[skip, pytest.mark.cuda])]
+        )
+    if "shape" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("--shape") or [str(FLUX_1024)]
+        unknown = set(wanted) - {"all", *map(str, SHAPES)}
+        if unknown:
+            raise pytest.UsageError(
+                f"--shape must be all or one of {', '.join(map(str, SHAPES))}, got {unknown.pop()}"
+            )
+        shapes = [shape for shape in SHAPES if "all" in wanted or str(shape) in wanted]
+        metafunc.parametrize("shape", shapes, ids=str)
+
+
+@pytest.fixture
+def lines(request: pytest.FixtureRequest) -> list[str]:
+    """Lines of the final table."""
+    return request.config.stash[LINES]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.stash[LINES]:
+        terminalreporter.section("bytes moved")
+        for line in config.stash[LINES]:
+            terminalreporter.write_line(line)
