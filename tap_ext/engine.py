@@ -77,6 +77,16 @@ class Engine:
             self.config = config
             self._branches.clear()
 
+    def stands_for(self, model: nn.Module) -> bool:
+        """Whether this engine was built for ``model``."""
+        return self._model() is model
+
+    def retire(self) -> None:
+        """Switch off for good and let go of all memory."""
+        self.enabled = False
+        self._branches.clear()
+        self._journal = Journal()
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward."""
         model = self._living
@@ -91,7 +101,6 @@ class Engine:
         if self._views.stale(model):
             self._views = Views(model, self.spec)
         branch = self._enter(run, key, arguments)
-        run.calls += 1
         kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
         try:
             if branch.state.begin(position=self._position(branch)) is Step.SKIP:
@@ -151,6 +160,7 @@ class Engine:
         if branch is None:
             branch = self._begin_branch(run, key, conditioning, journal)
         branch.moment, branch.timestep = moment, timestep
+        run.steps.add((moment, timestep))
         self._branches.use(run, branch)
         return branch
 

@@ -67,7 +67,7 @@ class Run:
     Attributes:
         clock: the pipeline's, where one is known.
         exact: whether its beginning and end are known; else the timesteps must tell.
-        calls: model calls seen.
+        steps: the distinct steps seen, each as moment and timestep.
         skips: model calls that were predicted.
     """
 
@@ -75,7 +75,7 @@ class Run:
         """A run timed by ``clock``, or by the timesteps alone."""
         self.clock = clock
         self.exact = exact
-        self.calls = 0
+        self.steps: set[tuple[Moment | None, float | None]] = set()
         self.skips = 0
 
 
@@ -130,7 +130,7 @@ class Branch:
     Attributes:
         name: for reports: ``0``, ``1``, ... in the order of first appearance.
         signature: shapes, dtypes, devices and plain values of the call's arguments.
-        conditioning: the tensors it is known by, as ``held`` gives them.
+        conditioning: what it is known by, as ``held`` gives it.
         state: its history.
         journal: what its run did.
         idle: outputs of modules that only the blocks read, from the last full step.
@@ -171,16 +171,21 @@ class Branches:
     ) -> Branch | None:
         """The branch that a call continues, or None when it begins one.
 
-        A call continues the branch with the same conditioning that was not called in this step
-        yet. Another loop, or a timestep that did not fall since, says that the denoising began
-        anew: then the branches it would have continued are retired.
+        A call continues the branch with the same conditioning (the same memory, else the same
+        values) that was not called in this step yet. Another loop, or a timestep that did not
+        fall since, says that the denoising began anew: then all branches are retired.
         """
-        known = [b for b in self.of(run) if _same(b.conditioning, conditioning)]
+        branches = self.of(run)
+        known = [b for b in branches if _alike(b.conditioning, conditioning, Held.is_same)]
+        if not known:  # offloading may copy the conditioning anew for every call
+            known = [b for b in branches if _alike(b.conditioning, conditioning, _same_or_copy)]
         waiting = known
         if run.exact:
             waiting = [b for b in known if (b.moment, b.timestep) != (moment, timestep)]
-        if any(_began_anew(b, moment, timestep) for b in waiting):
-            for branch in known:
+        elif branches and _rose(branches[-1].timestep, timestep):
+            waiting = branches
+        if any(_began_anew(branch, moment, timestep) for branch in waiting):
+            for branch in list(branches):
                 self.retire(run, branch)
             return None
         return waiting[0] if waiting else None
@@ -236,33 +241,64 @@ class Branches:
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:
     loops = branch.moment is not None and moment is not None and branch.moment.loop != moment.loop
-    rose = branch.timestep is not None and timestep is not None and branch.timestep <= timestep
-    return loops or rose
+    return loops or branch.timestep == timestep is not None or _rose(branch.timestep, timestep)
 
 
-def held(value: Any) -> Any:
-    """Conditioning in a form to keep and compare: each tensor with its version.
-
-    Keeping the tensor keeps its memory, so an equal address later means equal memory.
-    """
-    if isinstance(value, (list, tuple)):
-        return tuple(held(item) for item in value)
-    if isinstance(value, Tensor):
-        return (value, None if value.is_inference() else value._version)
-    return value
+def _rose(before: float | None, now: float | None) -> bool:
+    return before is not None and now is not None and now > before
 
 
-def _same(left: Any, right: Any) -> bool:
-    """Whether two held values are the same tensors: same memory, layout and version."""
-    if isinstance(left, tuple) and isinstance(right, tuple):
-        return len(left) == len(right) and all(map(_same, left, right))
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left is right or (
-            left.data_ptr() == right.data_ptr()
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A conditioning tensor as it was: holding it keeps its memory from being used again."""
+
+    tensor: Tensor
+    version: int | None
+
+    def is_same(self, other: Held) -> bool:
+        """Whether both are the same memory, laid out alike and not edited in between."""
+        left, right = self.tensor, other.tensor
+        return (
+            self.version == other.version
+            and left.data_ptr() == right.data_ptr()
             and left.stride() == right.stride()
             and signature(left) == signature(right)
         )
+
+    def is_copy(self, other: Held) -> bool:
+        """Whether both hold the same values in different memory. Reads the device."""
+        left, right = self.tensor, other.tensor
+        return (
+            self.version == _version(left)
+            and left.data_ptr() != right.data_ptr()
+            and signature(left) == signature(right)
+            and torch.equal(left, right)
+        )
+
+
+def held(value: Any) -> Any:
+    """Conditioning in a form to keep and compare: every tensor ``Held``."""
+    if isinstance(value, (list, tuple)):
+        return tuple(held(item) for item in value)
+    return Held(value, _version(value)) if isinstance(value, Tensor) else value
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _alike(left: Any, right: Any, compare: Callable[[Held, Held], bool]) -> bool:
+    """Whether two held values agree in structure, in plain values and, by ``compare``, tensors."""
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        pairs = zip(left, right, strict=False)
+        return len(left) == len(right) and all(_alike(a, b, compare) for a, b in pairs)
+    if isinstance(left, Held) and isinstance(right, Held):
+        return compare(left, right)
     return type(left) is type(right) and bool(left == right)
+
+
+def _same_or_copy(left: Held, right: Held) -> bool:
+    return left.is_same(right) or left.is_copy(right)
 
 
 def signature(value: Any) -> Any:

@@ -93,17 +93,20 @@ def graft(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
 
 
 class _Stand(nn.Module):
-    """Stands in a view where ``real`` stands in the model; other attributes are the real one's."""
+    """Stands in a view where ``real`` stands in the model; other attributes are the real one's.
+
+    ``real`` is a submodule, so that what walks a view (LoRA scaling does) finds it.
+    """
 
     def __init__(self, real: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "real", real)
+        self.real = real
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(object.__getattribute__(self, "real"), name)
+            return getattr(super().__getattr__("real"), name)
 
 
 class _Block(_Stand):

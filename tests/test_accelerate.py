@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 
 import tap_ext
 from tap_ext import Config
 from tap_ext.backbones import SPECS
 from tap_ext.integrations.diffusers import engines_of
+from tests import tiny
 
 FLUX = tiny.MODELS[0]
 EACH = pytest.mark.parametrize("family", tiny.MODELS, ids=lambda family: family.name)

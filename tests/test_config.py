@@ -17,8 +17,11 @@ from tap_ext.predictors import Newton, Reuse, Taylor
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        *((name, bad, TypeError) for name in ("window", "warmup", "tail", "order")
-          for bad in (True, 2.0, "3", None)),
+        *(
+            (name, bad, TypeError)
+            for name in ("window", "warmup", "tail", "order")
+            for bad in (True, 2.0, "3", None)
+        ),
         ("window", 0, ValueError),
         ("window", -1, ValueError),
         ("window", 10**9, ValueError),

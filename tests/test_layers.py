@@ -93,7 +93,9 @@ def test_importing_the_package_is_quick_and_light() -> None:
     runs = [
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", script],
-            capture_output=True, text=True, check=True,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split("\n")
         for _ in range(3)
     ]

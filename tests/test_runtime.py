@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import Tensor, nn
 
 import tap_ext
 from tap_ext import Config
 from tap_ext.integrations.diffusers import engines_of
 from tap_ext.runtime import Branches, Run, held, run, signature
+from tests import tiny
 
 FLUX = tiny.MODELS[0]
 STEPS = 12
@@ -175,6 +175,17 @@ def test_conditioning_edited_in_place_is_another_branch() -> None:
     assert _full_steps(model) == [[0, 1, 2], [0, 1]]
 
 
+def test_conditioning_copied_for_every_call_is_the_same_branch() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+    names = ("encoder_hidden_states", "pooled_projections")
+    with run(), torch.no_grad():
+        for step in range(STEPS):
+            arguments |= {name: arguments[name].clone() for name in names}
+            model(**arguments, timestep=torch.tensor([1 - step / STEPS]))
+    assert _full_steps(model) == [FULL]
+
+
 def test_conditioning_that_changes_at_every_call_cannot_fill_memory() -> None:
     model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
     arguments = tiny.inputs(FLUX)
@@ -252,4 +263,4 @@ def test_held_tensors_keep_their_memory() -> None:
     kept = held([tensor, None])
     address = tensor.data_ptr()
     del tensor
-    assert kept[0][0].data_ptr() == address and kept[1] is None
+    assert kept[0].tensor.data_ptr() == address and kept[1] is None

@@ -24,8 +24,9 @@ def _series(degree: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> list[
     return [sum(w * t**i for i, w in enumerate(weights)).float() for t in times]
 
 
-def _drive(state: State, probes: list[Tensor], features: list[Tensor], hidden: list[Tensor]
-           ) -> dict[int, Tensor]:
+def _drive(
+    state: State, probes: list[Tensor], features: list[Tensor], hidden: list[Tensor]
+) -> dict[int, Tensor]:
     """Run the state over a series; returns the prediction of every skip step."""
     predicted = {}
     for step, (probe, feature, base) in enumerate(zip(probes, features, hidden, strict=True)):
@@ -52,7 +53,7 @@ def test_a_polynomial_is_predicted_exactly(forecast: str) -> None:
 
 
 def test_each_token_takes_the_row_that_fits_its_probe() -> None:
-    """Half of the tokens stand still, half move on a line: Reuse fits the ones, Taylor the others."""
+    """Half of the tokens stand still, half move on a line, which only Taylor fits."""
     times = torch.arange(12.0)
     moving = torch.zeros(1, 6, 1)
     moving[:, 3:] = 1
@@ -73,7 +74,9 @@ def test_each_token_takes_the_row_that_fits_its_probe() -> None:
     assert state.log.chosen()["Taylor(order=1, shift=0.0)"] >= 3 * len(predicted)
 
 
-@pytest.mark.parametrize("shape", [(7, 8), (2, 7, 8), (2, 3, 7, 8), (0, 7, 8), (2, 0, 8), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(7, 8), (2, 7, 8), (2, 3, 7, 8), (0, 7, 8), (2, 0, 8), (1, 1, 1)]
+)
 def test_any_leading_shape(shape: tuple[int, ...]) -> None:
     state = State(config=Config(window=4))
     series = _series(1, shape=shape)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests import tiny
 from torch import nn
 
 from tap_ext.backbones import BackboneSpec, Blocks, find_spec
 from tap_ext.views import AdapterError, Call, Views, first_tensor, graft, run_view, verify
+from tests import tiny
 
 EACH = pytest.mark.parametrize("family", tiny.MODELS, ids=lambda family: family.name)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

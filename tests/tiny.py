@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -139,12 +140,14 @@ def inputs(
 
 
 @torch.no_grad()
-def sample(model: nn.Module, arguments: dict[str, Any], steps: int, stop: int | None = None) -> Tensor:
+def sample(
+    model: nn.Module, arguments: dict[str, Any], steps: int, stop: int | None = None
+) -> Tensor:
     """Euler steps of rectified flow from noise level 1 to 0; ``stop`` gives up before that step."""
     arguments = dict(arguments)
     latents = arguments["hidden_states"]
     sigmas = torch.linspace(1, 0, steps + 1).tolist()
-    for step, (now, after) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for step, (now, after) in enumerate(pairwise(sigmas)):
         if step == stop:
             break
         arguments["hidden_states"] = latents

@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
 from tap_ext.engine import Engine
-from tap_ext.runtime import Moment, run
+from tap_ext.runtime import Moment, Run, run
 
 __all__ = [
     "PipelineClock",
@@ -85,6 +86,10 @@ def _is_plain(model: nn.Module, forward: Any) -> bool:
     )
 
 
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
 def install(model: nn.Module, make: Callable[[Callable[..., Any]], Engine]) -> Engine:
     """Put an engine where the model's own forward is called.
 
@@ -102,28 +107,50 @@ def install(model: nn.Module, make: Callable[[Callable[..., Any]], Engine]) -> E
         if "forward" in model.__dict__:
             raise ValueError(
                 f"{type(model).__name__}.forward must be the class's own or wrapped by accelerate "
-                f"or diffusers hooks, got {model.__dict__['forward']!r} on the instance"
+                f"or diffusers hooks, got {_name_of(model.__dict__['forward'])} on the instance"
             )
         place, name = model.__dict__, "forward"
     engine = make(types.MethodType(type(model).forward, model))
     place[name] = engine
+    _installed[id(model)] = engine
     return engine
+
+
+_installed: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+"""Engines by the identity of their model, which alone keeps its engine alive."""
 
 
 def find_engine(model: nn.Module) -> Engine | None:
     """The engine installed on a module; None: there is none."""
-    held = (place.get(name) for place, name in _slots(model))
-    return next((forward for forward in held if isinstance(forward, Engine)), None)
+    engine = _installed.get(id(model))
+    return engine if engine is not None and engine.stands_for(model) else None
 
 
 def uninstall(model: nn.Module) -> None:
-    """Take the engine out, wherever its reference has been carried to."""
+    """Take the engine out, wherever references to it have been carried.
+
+    One inside a wrapper that nobody knows stays there, switched off.
+    """
+    engine = find_engine(model)
+    if engine is None:
+        return
+    del _installed[id(model)]
+    engine.retire()
     for place, name in list(_slots(model)):
-        if isinstance(engine := place.get(name), Engine):
-            engine.enabled = False
+        forward = place.get(name)
+        if forward is not None and forward is engine:
             place[name] = engine.original
+        _unwrap_from(forward, engine)
     if _is_plain(model, model.__dict__.get("forward")):
         del model.__dict__["forward"]
+
+
+def _unwrap_from(forward: Any, engine: Engine) -> None:
+    """Clear what ``functools.update_wrapper`` noted of an engine in the wrappers around it."""
+    while (inner := getattr(forward, "__wrapped__", None)) is not None:
+        if inner is engine:
+            forward.__wrapped__ = engine.original
+        forward = inner
 
 
 def engines_of(target: Any) -> list[Engine]:
@@ -179,11 +206,12 @@ def _accelerated(cls: Any) -> Any:
 
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _tell_if_bypassed(self)
         with run(PipelineClock(self)) as opened:
             output = cls.__call__(self, *args, **kwargs)
             for engine in engines_of(self):
                 engine.finish(opened)
-            _tell_if_idle(self, opened.calls, opened.skips)
+                _tell_if_idle(self, engine, opened)
             return output
 
     def copy(self: Any) -> Any:
@@ -194,7 +222,7 @@ def _accelerated(cls: Any) -> Any:
     def reduce(self: Any, protocol: Any) -> Any:
         plain: Any = object.__new__(cls)
         plain.__dict__.update(self.__dict__)
-        return plain.__reduce_ex__(protocol)
+        return plain.__reduce_ex__(1)  # later protocols insist on the class of ``self``
 
     body = {
         "__call__": call,
@@ -208,19 +236,39 @@ def _accelerated(cls: Any) -> Any:
     return type(cls)(cls.__name__, (cls,), body)
 
 
-def _tell_if_idle(pipeline: Any, calls: int, skips: int) -> None:
-    engines = engines_of(pipeline)
-    needed = max((engine.config.warmup for engine in engines), default=0)
-    if engines and calls > 2 * needed and not skips:
-        warnings.warn(
-            f"tap_ext: {type(pipeline).__name__} made {calls} model calls and skipped none; "
-            "see tap_ext.explain(pipe)",
-            stacklevel=4,
+def _tell_if_idle(pipeline: Any, engine: Engine, opened: Run) -> None:
+    """Warn where the plan had steps to skip and none was: the worst is to be off in silence."""
+    seen = len(opened.steps)
+    if not opened.skips and len(engine.config.plan(seen).full_steps(seen)) < seen:
+        _warn(
+            f"{type(pipeline).__name__} made {seen} steps and skipped none; "
+            "see tap_ext.explain(pipe)"
         )
+
+
+def _tell_if_bypassed(pipeline: Any) -> None:
+    """Warn where an accelerated transformer of this pipeline will not be reached."""
+    present = engines_of(pipeline)
+    for engine in _entered.get(pipeline, ()):
+        if engine.enabled and engine not in present:
+            _warn(
+                f"{type(pipeline).__name__} has another transformer now, which is not accelerated"
+            )
+    if present and (other := foreign_cache(pipeline)) is not None:
+        _warn(f"{other} was enabled on {type(pipeline).__name__} after it was accelerated")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"tap_ext: {message}", stacklevel=5)
+
+
+_entered: weakref.WeakKeyDictionary[Any, list[Engine]] = weakref.WeakKeyDictionary()
+"""The engines that a pipeline was accelerated with, to notice when it loses one."""
 
 
 def enter_pipeline(pipeline: Any) -> None:
     """Open a run around each call of this instance."""
+    _entered[pipeline] = engines_of(pipeline)
     if not hasattr(type(pipeline), "_tap_ext_plain"):
         cls: Any = type(pipeline)
         pipeline.__class__ = _accelerated(cls)
@@ -228,6 +276,7 @@ def enter_pipeline(pipeline: Any) -> None:
 
 def leave_pipeline(pipeline: Any) -> None:
     """Give the instance its own class back."""
+    _entered.pop(pipeline, None)
     plain = getattr(type(pipeline), "_tap_ext_plain", None)
     if plain is not None:
         pipeline.__class__ = plain

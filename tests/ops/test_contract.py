@@ -247,6 +247,17 @@ def test_empty_tensors_may_have_any_strides(op: ModuleType, name: str) -> None:
     getattr(op, name)(**given | empty)
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_a_single_channel_is_contiguous_whatever_its_stride(op: ModuleType, name: str) -> None:
+    given = arguments(name, Sizes(B=2, N=5, D=1, S=3, M=4))
+    apart = {k: v.repeat_interleave(2, dim=-1)[..., ::2] for k, v in given.items() if v.dim() > 2}
+    expected = {k: v.clone() for k, v in given.items()}
+    result, wanted = getattr(op, name)(**given | apart), getattr(op, name)(**expected)
+    torch.testing.assert_close(result, wanted, rtol=0, atol=0)
+    for key, value in apart.items():
+        assert value.stride(-1) == 2 and torch.equal(value, expected[key]), key
+
+
 def test_neighbours_in_one_buffer_are_no_overlap(op: ModuleType) -> None:
     buffer = torch.zeros(2, 2, 5, 6)
     given = arguments("skip_step_", SIZES)
