@@ -1,0 +1,253 @@
+"""The demo's measurement: the same pictures untouched, accelerated, and with fewer steps."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+import tap_ext
+from tap_ext.demo.measure import StepFlops, call_times, psnr, ssim, step_flops, wall_time
+from tap_ext.demo.subject import Subject
+
+__all__ = ["Comparison", "Method", "compare", "model_calls"]
+
+REPEATS = 3
+WARM_UP = 5
+
+
+@dataclass(eq=False)
+class Method:
+    """One way of making the pictures, and what it took.
+
+    Attributes:
+        name: ``untouched``, ``accelerated`` or ``fewer steps``.
+        pipe: a pipeline of its own.
+        steps: steps of a run.
+        full: full steps of a run.
+        window: the window, of an accelerated method only.
+        pictures: (B, 3, H, W) in [0, 1].
+        orders: (B, h, w, K), the share of the skip steps in which each token took each order
+            0..K-1; None without skip steps.
+        seconds: of each timed call of the pipeline.
+        full_ms: of each full step, the transformer alone.
+        skip_ms: of each skip step.
+        flops_ratio: how many times fewer operations than ``untouched``.
+        psnr: per picture, in dB, against ``untouched``.
+        ssim: per picture, against ``untouched``.
+    """
+
+    name: str
+    pipe: Any
+    steps: int
+    full: int
+    window: int | None = None
+    pictures: Tensor = field(default_factory=lambda: torch.empty(0))
+    orders: Tensor | None = None
+    seconds: list[float] = field(default_factory=list)
+    full_ms: list[float] = field(default_factory=list)
+    skip_ms: list[float] = field(default_factory=list)
+    flops_ratio: float = math.nan
+    psnr: list[float] = field(default_factory=list)
+    ssim: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All methods on the same pictures.
+
+    Attributes:
+        titles: names of the B pictures.
+        setting: dtype and device, in words.
+        untouched: the pipeline as it is.
+        accelerated: one method per window.
+        fewer: for each of them the plain pipeline with as many steps as it has full ones.
+    """
+
+    titles: tuple[str, ...]
+    setting: str
+    untouched: Method
+    accelerated: tuple[Method, ...]
+    fewer: tuple[Method, ...]
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """All of them, each accelerated one followed by its equal in full steps."""
+        pairs = zip(self.accelerated, self.fewer, strict=True)
+        return (self.untouched, *(method for pair in pairs for method in pair))
+
+    @property
+    def spread(self) -> float:
+        """How many times its fastest the slowest run of a method took, at worst."""
+        return max(max(method.seconds) / min(method.seconds) for method in self.methods)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row of plain values per method; ratios are gains over ``untouched``.
+
+        Medians of times, means over pictures; None where there is nothing to tell, or where the
+        PSNR is infinite.
+        """
+        base = statistics.median(self.untouched.seconds)
+        return [
+            {
+                "method": method.name,
+                "window": method.window,
+                "full_steps": method.full,
+                "steps": method.steps,
+                "flops_ratio": method.flops_ratio,
+                "wall_clock_ratio": base / statistics.median(method.seconds),
+                "seconds": statistics.median(method.seconds),
+                "full_step_ms": statistics.median(method.full_ms),
+                "skip_step_ms": statistics.median(method.skip_ms) if method.skip_ms else None,
+                "psnr": _mean(method.psnr),
+                "ssim": _mean(method.ssim),
+            }
+            for method in self.methods
+        ]
+
+
+def configuration(window: int, *, trace: bool = False) -> tap_ext.Config:
+    """What is demonstrated: the defaults at some window."""
+    return tap_ext.Config(window=window, trace=trace)
+
+
+def full_steps(steps: int, window: int) -> int:
+    """How many steps of a run are full."""
+    return len(configuration(window).plan(steps).full_steps())
+
+
+def model_calls(steps: int, windows: Sequence[int], repeats: int = REPEATS) -> int:
+    """How often ``compare`` calls its ``advance``: once per step of every run."""
+    lengths = [steps, *(n for w in windows for n in (steps, full_steps(steps, w)))]
+    return sum((1 + repeats) * n + WARM_UP for n in lengths)
+
+
+def compare(
+    subject: Subject,
+    steps: int,
+    windows: Sequence[int],
+    advance: Callable[[], object],
+    repeats: int = REPEATS,
+) -> Comparison:
+    """Makes the pictures with every method and measures each.
+
+    Every method first runs once for its pictures. Then, all methods being warm, they are timed
+    in turns, so that a load on the machine meets all of them alike.
+
+    Args:
+        subject: what to generate.
+        steps: steps of an untouched run.
+        windows: one accelerated method for each.
+        advance: called after every step.
+        repeats: timed runs of each method.
+
+    Raises:
+        RuntimeError: a model could not be accelerated as planned; the message says why.
+    """
+    untouched = Method("untouched", subject.twin(), steps, steps)
+    accelerated, fewer = [], []
+    for window in windows:
+        full = full_steps(steps, window)
+        accelerated.append(Method("accelerated", subject.twin(), steps, full, window))
+        fewer.append(Method("fewer steps", subject.twin(), full, full))
+    comparison = Comparison(
+        subject.titles, _setting(subject), untouched, tuple(accelerated), tuple(fewer)
+    )
+    flops = step_flops(subject)
+    callback = _calling(advance)
+    for method in comparison.methods:
+        _make_pictures(subject, method, callback)
+        _rate(method, untouched, flops)
+    for method in comparison.methods:
+        if method.window is not None:
+            tap_ext.accelerate(method.pipe, configuration(method.window))  # without the trace
+        subject.paint(method.pipe, WARM_UP, callback)
+    for _ in range(repeats):
+        for method in comparison.methods:
+            _time(subject, method, callback)
+    return comparison
+
+
+def _make_pictures(subject: Subject, method: Method, callback: Any) -> None:
+    if method.window is not None:
+        tap_ext.accelerate(method.pipe, configuration(method.window, trace=True))
+    method.pictures = subject.paint(method.pipe, method.steps, callback)
+    if method.window is None:
+        return
+    (branch,) = tap_ext.stats(method.pipe).models[0].branches or (None,)
+    if branch is None or len(branch.full_steps) != method.full:
+        raise RuntimeError(f"not accelerated as planned:\n{tap_ext.explain(method.pipe)}")
+    method.orders = _orders(method)
+
+
+def _orders(method: Method) -> Tensor | None:
+    """Counts the orders (B, h, w, K) out of the trace.
+
+    The order of a row is that of the highest plane with a weight: at distance zero all orders of
+    the Taylor family reuse the last full step.
+    """
+    trace = tap_ext.stats(method.pipe).trace
+    if not trace:
+        return None
+    counts: Any = 0
+    for choice in trace:
+        weights = torch.from_numpy(choice.rows.difference.copy())
+        used = weights.abs() > 1e-9 * weights.abs().amax(1, keepdim=True)
+        orders = (used * torch.arange(used.shape[1])).amax(1)
+        counts += one_hot(orders[choice.index.cpu().long()], used.shape[1])
+    height, width = method.pictures.shape[-2:]
+    rows = round(math.sqrt(counts.shape[1] * height / width))
+    shares: Tensor = (counts / len(trace)).unflatten(1, (rows, -1))
+    return shares
+
+
+def _rate(method: Method, untouched: Method, flops: StepFlops) -> None:
+    if method.window is None:
+        method.flops_ratio = untouched.steps / method.steps
+    else:
+        method.flops_ratio = flops.ratio(method.steps, method.full, method.steps - method.full)
+    if method is not untouched:
+        method.psnr = psnr(method.pictures, untouched.pictures)
+        method.ssim = ssim(method.pictures, untouched.pictures)
+
+
+def _time(subject: Subject, method: Method, callback: Any) -> None:
+    pipe = method.pipe
+    with wall_time(pipe.device) as seconds, call_times(pipe.transformer, pipe.device) as calls:
+        subject.paint(pipe, method.steps, callback)
+    method.seconds += seconds
+    full = set(range(method.steps))
+    if method.window is not None:
+        full = set(tap_ext.stats(pipe).models[0].branches[0].full_steps)
+    for step, milliseconds in enumerate(calls):
+        (method.full_ms if step in full else method.skip_ms).append(milliseconds)
+
+
+def _calling(advance: Callable[[], object]) -> Any:
+    def callback(*_: Any) -> dict[str, Any]:
+        advance()
+        return {}
+
+    return callback
+
+
+def _setting(subject: Subject) -> str:
+    pipe = subject.pipe
+    dtype = str(pipe.transformer.dtype).removeprefix("torch.")
+    if pipe.device.type == "cuda":
+        device = torch.cuda.get_device_name(pipe.device)
+    else:
+        threads = torch.get_num_threads()
+        device = f"{pipe.device} with {threads} thread{'s' * (threads > 1)}"
+    return f"{dtype} on {device}"
+
+
+def _mean(values: list[float]) -> float | None:
+    mean = statistics.fmean(values) if values else math.inf
+    return mean if math.isfinite(mean) else None

@@ -1,0 +1,186 @@
+"""The command line: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tap_ext.cli import main
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command line is refused."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert caught.value.code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("tap_ext")
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--windows", "0"),
+        ("--windows", "4,,6"),
+        ("--windows", "4,x"),
+        ("--windows", "-2"),
+        ("--steps", "0"),
+        ("--steps", "2.5"),
+        ("--pictures", "0"),
+        ("--seed", "-1"),
+        ("--device", "tpu"),
+        ("--device", "meta"),
+        ("--device", f"cuda:{torch.cuda.device_count()}"),
+        ("--dtype", "int8"),
+        ("--out", "no/such/folder/demo.png"),
+        ("--out", "."),
+        ("--prompt", "a cat"),
+        ("--size", "512"),
+        ("--model", "no/such/folder"),
+        ("--nonsense", "1"),
+    ],
+)
+def test_a_wrong_argument_is_named(
+    capsys: pytest.CaptureFixture[str], argument: str, value: str
+) -> None:
+    assert argument in refusal(capsys, "demo", f"{argument}={value}")
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'sing'" in refusal(capsys, "sing")
+    assert "COMMAND" in refusal(capsys)
+
+
+def test_a_folder_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    message = refusal(capsys, "demo", "--out", str(tmp_path / "demo.png"))
+    assert f"argument --out: cannot write in {tmp_path}: Permission denied" in message
+
+
+def test_a_missing_extra_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("tap_ext.demo.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("tap_ext.demo.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["demo", "--out", str(tmp_path / "demo.png")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs matplotlib" in error
+    assert "pip install" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_prints_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    names, values = capsys.readouterr().out.splitlines()
+    assert names.split() == ["python", "torch", "diffusers", "tap_ext", "cuda", "ops"]
+    assert values.split()[:2] == [sys.version.split()[0], torch.__version__]
+
+
+def test_as_a_module_it_refuses_without_importing_the_demo() -> None:
+    run = (
+        "import runpy, sys\n"
+        "sys.argv = ['tap_ext', 'demo', '--windows', '0']\n"
+        "try:\n"
+        "    runpy.run_module('tap_ext', run_name='__main__')\n"
+        "finally:\n"
+        "    print({'diffusers', 'matplotlib', 'skimage', 'transformers'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "argument --windows" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "set()\n"
+
+
+class TestDemo:
+    """The whole command, on a random model."""
+
+    @pytest.fixture(autouse=True)
+    def bundle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A bundle in place of the shipped one."""
+        for extra in ("diffusers", "matplotlib", "skimage"):
+            pytest.importorskip(extra)
+        from tap_ext.demo import bundled
+        from tests.demo_models import save_random_bundle
+
+        save_random_bundle(tmp_path / "model")
+        monkeypatch.setattr(bundled, "MODEL", tmp_path / "model")
+        (tmp_path / "out").mkdir()
+
+    options = ("demo", "--steps=5", "--windows=3", "--pictures=1")
+
+    def test_json_is_all_it_prints(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out" / "demo.png"
+        assert main([*self.options, "--json", "--out", str(out)]) == 0
+        (rows,) = json.loads(capsys.readouterr().out).values()
+        assert [(row["full_steps"], row["steps"]) for row in rows] == [(5, 5), (3, 5), (3, 3)]
+        assert out.read_bytes().startswith(b"\x89PNG")
+        assert list(out.parent.iterdir()) == [out]
+
+    def test_the_table_is_followed_by_where_the_picture_is(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out" / "demo.png"
+        assert main([*self.options, "--out", str(out)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("method")
+        assert lines[-1].endswith(f"see {out}")
+
+    def test_interrupted_it_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tap_ext.demo.run.step_flops", interrupt)
+        assert main([*self.options, "--out", str(tmp_path / "out" / "demo.png")]) == 130
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_another_model_must_be_flux(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        index = tmp_path / "model_index.json"
+        index.write_text('{"_class_name": "StableDiffusionPipeline"}')
+        model = ("demo", "--prompt=a cat", f"--model={tmp_path}", f"--out={tmp_path / 'demo.png'}")
+        assert "argument --model" in (message := refusal(capsys, *model))
+        assert "StableDiffusionPipeline" in message
+        index.write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "Flux"]}')
+        with pytest.raises(SystemExit):
+            main(model)
+        # diffusers' own progress bar comes before it.
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("tap_ext demo: error: argument --model: model cannot be loaded")
+
+    def test_a_checkpoint_of_one_s_own(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from tests.demo_models import save_random_checkpoint
+
+        save_random_checkpoint(tmp_path / "flux")
+        out = tmp_path / "out" / "demo.png"
+        model = (f"--model={tmp_path / 'flux'}", "--prompt=a cat", "--prompt=b", "--size=32")
+        assert main([*self.options[:-1], *model, "--json", "--out", str(out)]) == 0
+        printed = capsys.readouterr()
+        rows = json.loads(printed.out)["rows"]
+        assert [row["full_steps"] for row in rows] == [5, 3, 3]
+        assert all(row["psnr"] > 10 for row in rows[1:])
+        assert "2 pictures, bfloat16 on cpu" in printed.err
+        assert out.exists()
