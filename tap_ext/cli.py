@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCHEDULES = {"windowed": None, "even": "even"}
 NOISY = 1.3
 EXTRA = "pip install --no-build-isolation -e '.[demo]'"
 
@@ -67,6 +68,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add("--out", type=_writable, default="tap_ext_demo.png", metavar="PNG", help="%(default)s")
     add("--steps", type=_whole(1, 1000), default=50, help="of an untouched run; %(default)s")
     add("--windows", type=_windows, default="4,6,8,10", help="one full step in each; %(default)s")
+    add("--schedule", choices=SCHEDULES, help="where the full steps lie; even")
+    add("--forecast", choices=("residual", "hidden"), help="what is predicted; hidden")
     add("--pictures", type=_whole(1, 256), help="how many; 6, or one per prompt")
     add("--seed", type=_whole(0, 2**31), default=0, help="%(default)s")
     add("--device", type=_device, default="cpu", help="cpu or cuda[:N]; %(default)s")
@@ -131,7 +134,12 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         dtype = DTYPES[arguments.dtype or "float32"]
         chosen = subject.from_bundle(arguments.pictures or 6, *noise, dtype)
     with progress.progress(run.model_calls(arguments.steps, arguments.windows)) as advance:
-        result = run.compare(chosen, arguments.steps, arguments.windows, advance)
+        config = run.DEMONSTRATED
+        if arguments.schedule is not None:
+            config = config.replace(schedule=SCHEDULES[arguments.schedule])
+        if arguments.forecast is not None:
+            config = config.replace(forecast=arguments.forecast)
+        result = run.compare(chosen, arguments.steps, arguments.windows, advance, config=config)
     picture.draw(result).save(arguments.out)
     return result
 

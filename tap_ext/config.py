@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tap_ext import _arguments
-from tap_ext.plan import MAX_STEPS, Plan, Schedule
+from tap_ext.plan import MAX_STEPS, Plan, Schedule, Spread
 from tap_ext.predictors import MAX_HISTORY, Predictor, as_predictor, candidates
 
 __all__ = ["PRESETS", "Config"]
@@ -77,7 +77,9 @@ class Config:
         position: the abscissa of the predictors: ``"step"`` counts steps; ``"sigma"`` reads the
             timestep, which costs one device read per step on a GPU.
         predictors: predictors to use instead of the Taylor family, the nominal one first.
-        schedule: which steps are full, instead of ``window``, ``warmup`` and ``tail``.
+        schedule: which steps are full, instead of ``window``, ``warmup`` and ``tail``; or
+            ``"even"``: as many as these two give, evenly spread, where the length of the run is
+            known (a pipeline tells it).
         graphs: which steps may be captured as CUDA graphs. Without a CUDA device nothing is.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
@@ -100,7 +102,7 @@ class Config:
     forecast: Forecast = _FROM_PRESET
     position: Position = _FROM_PRESET
     predictors: tuple[Predictor, ...] | None = _FROM_PRESET
-    schedule: Schedule | None = _FROM_PRESET
+    schedule: Schedule | Literal["even"] | None = _FROM_PRESET
     graphs: Graphs = _FROM_PRESET
     self_check: bool = _FROM_PRESET
     trace: bool = _FROM_PRESET
@@ -122,10 +124,11 @@ class Config:
         for name in ("self_check", "trace"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-        if self.schedule is not None and not callable(getattr(self.schedule, "is_full", None)):
+        named = self.schedule is None or self.schedule == "even"
+        if not named and not callable(getattr(self.schedule, "is_full", None)):
             raise TypeError(
-                "schedule must have a method is_full(step, num_steps) -> bool, "
-                f"got {type(self.schedule).__name__}"
+                "schedule must be None, 'even' or have a method is_full(step, num_steps) -> bool, "
+                f"got {self.schedule!r} ({type(self.schedule).__name__})"
             )
         object.__setattr__(self, "predictors", _check_predictors(self.predictors))
 
@@ -142,7 +145,10 @@ class Config:
 
     def plan(self, num_steps: int | None = None) -> Plan:
         """The plan of a run of ``num_steps`` steps (None: unknown)."""
-        return Plan(self.window, self.warmup, self.tail, num_steps, self.schedule)
+        schedule = self.schedule
+        if schedule == "even":
+            schedule = Spread(self.window, self.warmup)
+        return Plan(self.window, self.warmup, self.tail, num_steps, schedule)
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values, validated anew."""

@@ -122,8 +122,38 @@ class Even(_Listing):
         return nearest <= gaps and (2 * nearest * last + gaps) // (2 * gaps) == step
 
 
-_SCHEDULES: dict[str, type[Windowed | Listed | Even]] = {
-    kind.__name__: kind for kind in (Windowed, Listed, Even)
+@dataclass(frozen=True)
+class Spread(_Listing):
+    """As many full steps as ``Windowed`` has, spread evenly as by ``Even``.
+
+    Where the number of steps is not known, nothing can be spread: then exactly ``Windowed``.
+
+    Attributes:
+        window: as in ``Windowed``.
+        warmup: as in ``Windowed``.
+        last: as in ``Even``.
+    """
+
+    window: int = 6
+    warmup: int = 3
+    last: int = -3
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        Windowed(self.window, self.warmup)
+        Even(1, self.last)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full."""
+        windowed = Windowed(self.window, self.warmup)
+        if num_steps is None:
+            return windowed.is_full(step, None)
+        count = len(windowed.full_steps(num_steps))
+        return step == 0 or Even(max(count, 1), self.last).is_full(step, num_steps)
+
+
+_SCHEDULES: dict[str, type[Windowed | Listed | Even | Spread]] = {
+    kind.__name__: kind for kind in (Windowed, Listed, Even, Spread)
 }
 
 
@@ -202,7 +232,7 @@ class Plan:
             TypeError: the schedule is not one of this module.
         """
         kind = type(self.schedule).__name__
-        if not isinstance(self.schedule, Windowed | Listed | Even):
+        if not isinstance(self.schedule, Windowed | Listed | Even | Spread):
             raise TypeError(f"schedule must be one of {', '.join(_SCHEDULES)} to save, got {kind}")
         return {"num_steps": self.num_steps, "schedule": {"kind": kind, **asdict(self.schedule)}}
 

@@ -131,7 +131,8 @@ class TestDemo:
         out = tmp_path / "out" / "demo.png"
         assert main([*self.options, "--json", "--out", str(out)]) == 0
         (rows,) = json.loads(capsys.readouterr().out).values()
-        assert [(row["full_steps"], row["steps"]) for row in rows] == [(5, 5), (3, 5), (3, 3)]
+        counts = [(row["full_steps"], row["steps"]) for row in rows]
+        assert counts == [(5, 5), (3, 5), (3, 5), (3, 3)]
         assert out.read_bytes().startswith(b"\x89PNG")
         assert list(out.parent.iterdir()) == [out]
 
@@ -180,7 +181,7 @@ class TestDemo:
         assert main([*self.options[:-1], *model, "--json", "--out", str(out)]) == 0
         printed = capsys.readouterr()
         rows = json.loads(printed.out)["rows"]
-        assert [row["full_steps"] for row in rows] == [5, 3, 3]
+        assert [row["full_steps"] for row in rows] == [5, 3, 3, 3]
         assert all(row["psnr"] > 10 for row in rows[1:])
         assert "2 pictures, bfloat16 on cpu" in printed.err
         assert out.exists()

@@ -45,6 +45,7 @@ from tap_ext.predictors import Newton, Reuse, Taylor
         ("self_check", 1, TypeError),
         ("trace", "yes", TypeError),
         ("schedule", 5, TypeError),
+        ("schedule", "evenly", TypeError),
         ("predictors", (), ValueError),
         ("predictors", "taylor", TypeError),
         ("predictors", 3, TypeError),
@@ -89,6 +90,12 @@ def test_a_configuration_plans_its_runs() -> None:
     assert Config(tail=2).plan(10).is_full(8) and not Config(tail=2).plan(None).is_full(9)
     listed = Config(schedule=Listed((0, 7)))
     assert [step for step in range(9) if listed.plan(9).is_full(step)] == [0, 7]
+
+
+def test_an_even_schedule_costs_as_much() -> None:
+    config = Config(window=8, schedule="even")
+    assert config.plan(50).full_steps(50) == [0, 7, 13, 20, 27, 34, 40, 47]
+    assert config.plan(None).is_full(2)  # nothing to spread over: as windowed
 
 
 def test_own_predictors_replace_the_family() -> None:

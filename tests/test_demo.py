@@ -62,6 +62,8 @@ def test_full_steps_are_the_paper_s_and_step_reduction_has_as_many(comparison: C
     wanted = [3 + (STEPS - 3) // window for window in WINDOWS]
     assert [method.full for method in comparison.accelerated] == wanted
     assert [method.full for method in comparison.fewer] == wanted
+    assert [method.full for method in comparison.paper] == wanted
+    assert [method.config.preset for method in comparison.paper] == ["paper", "paper"]
     assert [method.steps for method in comparison.fewer] == wanted
     assert [method.steps for method in comparison.accelerated] == [STEPS, STEPS]
     assert comparison.untouched.full == STEPS
@@ -75,8 +77,8 @@ def test_pictures_are_the_pipeline_s(subject: Subject, comparison: Comparison) -
     assert torch.equal(comparison.untouched.pictures, untouched)
     for method in comparison.fewer:
         assert torch.equal(method.pictures, bundled.generate(plain, labels, method.steps, SEED))
-    for method in comparison.accelerated:
-        pipe = tap_ext.accelerate(bundled.load_pipeline(), window=method.window)
+    for method in (*comparison.accelerated, *comparison.paper):
+        pipe = tap_ext.accelerate(bundled.load_pipeline(), method.config)
         assert torch.equal(method.pictures, bundled.generate(pipe, labels, STEPS, SEED))
         assert not torch.equal(method.pictures, untouched)
 
@@ -187,8 +189,8 @@ def test_ssim_has_a_closed_form() -> None:
 
 
 def test_orders_are_those_named_in_the_trace(subject: Subject, comparison: Comparison) -> None:
-    for method in comparison.accelerated:
-        pipe = tap_ext.accelerate(subject.twin(), window=method.window, trace=True)
+    for method in (*comparison.accelerated, *comparison.paper):
+        pipe = tap_ext.accelerate(subject.twin(), method.config, trace=True)
         subject.paint(pipe, STEPS, None)
         stats = tap_ext.stats(pipe)
         full = stats.models[0].branches[0].full_steps
@@ -198,9 +200,11 @@ def test_orders_are_those_named_in_the_trace(subject: Subject, comparison: Compa
             distance = choice.step - max(step for step in full if step < choice.step)
             for sample, token in np.ndindex(2, TOKENS):
                 taken = family[choice.rows.source[int(choice.index[sample, token])]]
-                # At distance zero, and without an order, it reuses the last full step.
+                # At distance zero, and without an order, it reuses the last full step; and n
+                # full steps before it allow no order above n - 1.
                 moved = distance != getattr(taken, "shift", distance)
-                order = getattr(taken, "order", 0) if moved else 0
+                known = sum(step < choice.step for step in full)
+                order = min(getattr(taken, "order", 0), known - 1) if moved else 0
                 counts[sample, token, order] += 1
         assert method.orders is not None
         assert method.orders.shape == (2, 12, 12, 3)
@@ -210,15 +214,19 @@ def test_orders_are_those_named_in_the_trace(subject: Subject, comparison: Compa
 
 def test_rows_and_table_agree(comparison: Comparison) -> None:
     rows = comparison.rows()
-    assert [row["method"] for row in rows] == ["untouched"] + 2 * ["accelerated", "fewer steps"]
-    assert [row["window"] for row in rows] == [None, 3, None, 5, None]
+    assert [row["method"] for row in rows] == ["untouched"] + 2 * [
+        "accelerated",
+        "paper's setting",
+        "fewer steps",
+    ]
+    assert [row["window"] for row in rows] == [None, 3, 3, None, 5, 5, None]
     base = statistics.median(comparison.untouched.seconds)
     for row, method in zip(rows, comparison.methods, strict=True):
         assert row["seconds"] == statistics.median(method.seconds)
         assert row["wall_clock_ratio"] == pytest.approx(base / row["seconds"])
         assert row["psnr"] == (statistics.fmean(method.psnr) if method.psnr else None)
     lines = table(rows).splitlines()
-    assert len({len(line) for line in lines[:7]}) == 1
+    assert len({len(line) for line in lines[:9]}) == 1
     assert lines[3].startswith("accelerated, window 3")
     cells = lines[3].split()
     assert cells[3:6] == [str(comparison.accelerated[0].full), "of", str(STEPS)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tap_ext.plan import Even, Listed, Plan, Windowed
+from tap_ext.plan import Even, Listed, Plan, Spread, Windowed
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -208,10 +209,10 @@ def test_plans_are_values(schedule, num_steps):
 
 
 def test_only_known_schedules_are_saved():
-    with pytest.raises(TypeError, match="must be one of Windowed, Listed, Even to save, got Odd"):
+    with pytest.raises(TypeError, match="must be one of Windowed, Listed, Even, Spread to save, got Odd"):
         Plan(schedule=Odd()).to_dict()
     saved = {"num_steps": None, "schedule": {"kind": "Odd"}}
-    with pytest.raises(ValueError, match="kind must be one of Windowed, Listed, Even, got 'Odd'"):
+    with pytest.raises(ValueError, match="kind must be one of Windowed, Listed, Even, Spread, got 'Odd'"):
         Plan.from_dict(saved)
 
 
@@ -252,3 +253,28 @@ def test_only_known_schedules_are_saved():
 def test_fields_are_checked(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@given(st.integers(0, 80), st.integers(1, 12), st.integers(1, 5))
+def test_spread_has_as_many_full_steps_as_windowed_and_spreads_them(
+    num_steps: int, window: int, warmup: int
+) -> None:
+    windowed = Plan.full_steps(num_steps, window, warmup)
+    spread = Plan.full_steps(num_steps, schedule=Spread(window, warmup))
+    assert len(spread) == len(windowed)
+    gaps = [b - a for a, b in pairwise(spread)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    if 1 < len(spread) < num_steps - 3:
+        assert spread[-1] == num_steps - 3
+
+
+def test_spread_without_a_number_of_steps_is_windowed() -> None:
+    plan = Plan(schedule=Spread(8, 3))
+    assert [step for step in range(50) if plan.is_full(step)] == Plan.full_steps(50, window=8)
+
+
+def test_spread_checks_its_fields() -> None:
+    for bad, name in (({"window": 0}, "window"), ({"warmup": 0}, "warmup"), ({"last": 0}, "last")):
+        with pytest.raises(ValueError, match=name):
+            Spread(**bad)
+    assert Plan.from_dict(Plan(schedule=Spread(8)).to_dict()).schedule == Spread(8)

@@ -101,7 +101,7 @@ class _Drawing:
             ("fewer steps", FEWER, f"{ours.full} steps"),
             ("error", OURS, f"accelerated,\namplified {gain}x"),
             ("error", FEWER, f"fewer steps,\namplified {gain}x"),
-            ("order", INK, "taken by each token\n(paler: less often)"),
+            ("order", INK, "each token's favourite\n(paler: less often)"),
         )
         for y, (name, colour, detail) in zip(self.layout.rows, labels, strict=True):
             self.sheet.text(MARGIN, y + 26, name, 30, color=colour, weight="bold")

@@ -18,7 +18,7 @@ from tap_ext.demo.subject import Subject
 
 __all__ = ["Comparison", "Method", "compare", "model_calls"]
 
-REPEATS = 3
+REPEATS = 2
 WARM_UP = 5
 
 
@@ -27,11 +27,12 @@ class Method:
     """One way of making the pictures, and what it took.
 
     Attributes:
-        name: ``untouched``, ``accelerated`` or ``fewer steps``.
+        name: ``untouched``, ``accelerated``, ``paper's setting`` or ``fewer steps``.
         pipe: a pipeline of its own.
         steps: steps of a run.
         full: full steps of a run.
         window: the window, of an accelerated method only.
+        config: how it is accelerated; None: not at all.
         pictures: (B, 3, H, W) in [0, 1].
         orders: (B, h, w, K), the share of the skip steps in which each token took each order
             0..K-1; None without skip steps.
@@ -48,6 +49,7 @@ class Method:
     steps: int
     full: int
     window: int | None = None
+    config: tap_ext.Config | None = None
     pictures: Tensor = field(default_factory=lambda: torch.empty(0))
     orders: Tensor | None = None
     seconds: list[float] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Comparison:
         setting: dtype and device, in words.
         untouched: the pipeline as it is.
         accelerated: one method per window.
+        paper: the same under the paper's setting.
         fewer: for each of them the plain pipeline with as many steps as it has full ones.
     """
 
@@ -74,13 +77,14 @@ class Comparison:
     setting: str
     untouched: Method
     accelerated: tuple[Method, ...]
+    paper: tuple[Method, ...]
     fewer: tuple[Method, ...]
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """All of them, each accelerated one followed by its equal in full steps."""
-        pairs = zip(self.accelerated, self.fewer, strict=True)
-        return (self.untouched, *(method for pair in pairs for method in pair))
+        """All of them, each accelerated one followed by its equals in full steps."""
+        equals = zip(self.accelerated, self.paper, self.fewer, strict=True)
+        return (self.untouched, *(method for equal in equals for method in equal))
 
     @property
     def spread(self) -> float:
@@ -112,19 +116,17 @@ class Comparison:
         ]
 
 
-def configuration(window: int, *, trace: bool = False) -> tap_ext.Config:
-    """What is demonstrated: the defaults at some window."""
-    return tap_ext.Config(window=window, trace=trace)
+DEMONSTRATED = tap_ext.Config(schedule="even", forecast="hidden")
 
 
 def full_steps(steps: int, window: int) -> int:
     """How many steps of a run are full."""
-    return len(configuration(window).plan(steps).full_steps())
+    return len(tap_ext.Plan.full_steps(steps, window=window))
 
 
 def model_calls(steps: int, windows: Sequence[int], repeats: int = REPEATS) -> int:
     """How often ``compare`` calls its ``advance``: once per step of every run."""
-    lengths = [steps, *(n for w in windows for n in (steps, full_steps(steps, w)))]
+    lengths = [steps, *(n for w in windows for n in (steps, steps, full_steps(steps, w)))]
     return sum((1 + repeats) * n + WARM_UP for n in lengths)
 
 
@@ -134,6 +136,7 @@ def compare(
     windows: Sequence[int],
     advance: Callable[[], object],
     repeats: int = REPEATS,
+    config: tap_ext.Config = DEMONSTRATED,
 ) -> Comparison:
     """Makes the pictures with every method and measures each.
 
@@ -146,18 +149,26 @@ def compare(
         windows: one accelerated method for each.
         advance: called after every step.
         repeats: timed runs of each method.
+        config: how to accelerate, but for the window.
 
     Raises:
         RuntimeError: a model could not be accelerated as planned; the message says why.
     """
     untouched = Method("untouched", subject.twin(), steps, steps)
-    accelerated, fewer = [], []
-    for window in windows:
-        full = full_steps(steps, window)
-        accelerated.append(Method("accelerated", subject.twin(), steps, full, window))
-        fewer.append(Method("fewer steps", subject.twin(), full, full))
+    paper = tap_ext.Config(preset="paper")
+
+    def predicted(name: str, window: int, base: tap_ext.Config) -> Method:
+        chosen = base.replace(window=window)
+        return Method(name, subject.twin(), steps, full_steps(steps, window), window, chosen)
+
+    counts = [full_steps(steps, window) for window in windows]
     comparison = Comparison(
-        subject.titles, _setting(subject), untouched, tuple(accelerated), tuple(fewer)
+        subject.titles,
+        _setting(subject),
+        untouched,
+        tuple(predicted("accelerated", window, config) for window in windows),
+        tuple(predicted("paper's setting", window, paper) for window in windows),
+        tuple(Method("fewer steps", subject.twin(), count, count) for count in counts),
     )
     flops = step_flops(subject)
     callback = _calling(advance)
@@ -165,8 +176,8 @@ def compare(
         _make_pictures(subject, method, callback)
         _rate(method, untouched, flops)
     for method in comparison.methods:
-        if method.window is not None:
-            tap_ext.accelerate(method.pipe, configuration(method.window))  # without the trace
+        if method.config is not None:
+            tap_ext.accelerate(method.pipe, method.config)  # without the trace
         subject.paint(method.pipe, WARM_UP, callback)
     for _ in range(repeats):
         for method in comparison.methods:
@@ -175,10 +186,10 @@ def compare(
 
 
 def _make_pictures(subject: Subject, method: Method, callback: Any) -> None:
-    if method.window is not None:
-        tap_ext.accelerate(method.pipe, configuration(method.window, trace=True))
+    if method.config is not None:
+        tap_ext.accelerate(method.pipe, method.config, trace=True)
     method.pictures = subject.paint(method.pipe, method.steps, callback)
-    if method.window is None:
+    if method.config is None:
         return
     (branch,) = tap_ext.stats(method.pipe).models[0].branches or (None,)
     if branch is None or len(branch.full_steps) != method.full:
@@ -208,7 +219,7 @@ def _orders(method: Method) -> Tensor | None:
 
 
 def _rate(method: Method, untouched: Method, flops: StepFlops) -> None:
-    if method.window is None:
+    if method.config is None:
         method.flops_ratio = untouched.steps / method.steps
     else:
         method.flops_ratio = flops.ratio(method.steps, method.full, method.steps - method.full)
@@ -223,7 +234,7 @@ def _time(subject: Subject, method: Method, callback: Any) -> None:
         subject.paint(pipe, method.steps, callback)
     method.seconds += seconds
     full = set(range(method.steps))
-    if method.window is not None:
+    if method.config is not None:
         full = set(tap_ext.stats(pipe).models[0].branches[0].full_steps)
     for step, milliseconds in enumerate(calls):
         (method.full_ms if step in full else method.skip_ms).append(milliseconds)

@@ -30,6 +30,8 @@ from tests.pipelines.builders import (
     untouched,
 )
 
+pytest.importorskip("peft")
+
 pytestmark = [
     pytest.mark.filterwarnings("error:tap_ext"),
     # peft on a second adapter, loaded on purpose
