@@ -209,10 +209,14 @@ def test_plans_are_values(schedule, num_steps):
 
 
 def test_only_known_schedules_are_saved():
-    with pytest.raises(TypeError, match="must be one of Windowed, Listed, Even, Spread to save, got Odd"):
+    with pytest.raises(
+        TypeError, match="must be one of Windowed, Listed, Even, Spread to save, got Odd"
+    ):
         Plan(schedule=Odd()).to_dict()
     saved = {"num_steps": None, "schedule": {"kind": "Odd"}}
-    with pytest.raises(ValueError, match="kind must be one of Windowed, Listed, Even, Spread, got 'Odd'"):
+    with pytest.raises(
+        ValueError, match="kind must be one of Windowed, Listed, Even, Spread, got 'Odd'"
+    ):
         Plan.from_dict(saved)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from tap_ext.backbones import find_spec
 from tap_ext.engine import Engine
 from tap_ext.runtime import Moment, Run, run
 
@@ -248,27 +249,28 @@ def _tell_if_idle(pipeline: Any, engine: Engine, opened: Run) -> None:
 
 def _tell_if_bypassed(pipeline: Any) -> None:
     """Warn where an accelerated transformer of this pipeline will not be reached."""
-    present = engines_of(pipeline)
-    for engine in _entered.get(pipeline, ()):
-        if engine.enabled and engine not in present:
-            _warn(
-                f"{type(pipeline).__name__} has another transformer now, which is not accelerated"
-            )
-    if present and (other := foreign_cache(pipeline)) is not None:
-        _warn(f"{other} was enabled on {type(pipeline).__name__} after it was accelerated")
+    if pipeline not in _entered:
+        return
+    name = type(pipeline).__name__
+    for model in transformers_of(pipeline):
+        stranger = model not in _entered[pipeline] and find_engine(model) is None
+        if stranger and find_spec(model) is not None:
+            _warn(f"the {type(model).__name__} that {name} has now is not accelerated")
+    if (other := foreign_cache(pipeline)) is not None:
+        _warn(f"{other} was enabled on {name} after it was accelerated")
 
 
 def _warn(message: str) -> None:
     warnings.warn(f"tap_ext: {message}", stacklevel=5)
 
 
-_entered: weakref.WeakKeyDictionary[Any, list[Engine]] = weakref.WeakKeyDictionary()
-"""The engines that a pipeline was accelerated with, to notice when it loses one."""
+_entered: weakref.WeakKeyDictionary[Any, weakref.WeakSet[nn.Module]] = weakref.WeakKeyDictionary()
+"""The modules that a pipeline had when it was accelerated, to notice another transformer."""
 
 
 def enter_pipeline(pipeline: Any) -> None:
     """Open a run around each call of this instance."""
-    _entered[pipeline] = engines_of(pipeline)
+    _entered[pipeline] = weakref.WeakSet(transformers_of(pipeline))
     if not hasattr(type(pipeline), "_tap_ext_plain"):
         cls: Any = type(pipeline)
         pipeline.__class__ = _accelerated(cls)

@@ -85,6 +85,10 @@ class Function:
             raise TypeError(f"function must be callable, got {self.function!r}")
         _arguments.integer("history", self.history, 1, MAX_HISTORY)
 
+    def __str__(self) -> str:
+        """The function's name, which is the same in every process."""
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
+
     def weights(self, past: Array, target: float) -> npt.ArrayLike:
         """Returns what the function returns."""
         return self.function(past, target)
