@@ -370,17 +370,18 @@ void test_nan(int64_t planes, int64_t channels) {
     }
   }
   index[1] = 1;  // so that every token's row leaves the NaN out
-  launch(tap::gather_rows_cuda, tap::GatherRowsArgs{kDType<T>,
-                                                    planes,
-                                                    1,
-                                                    N,
-                                                    channels,
-                                                    stack.stack(),
-                                                    rows.view(),
-                                                    index.data(),
-                                                    {},
-                                                    out.features()});
+  const tap::GatherRowsArgs gather{kDType<T>, planes,        1,           N,
+                                   channels,  stack.stack(), rows.view(), index.data(),
+                                   {},        out.features()};
+  launch(tap::gather_rows_cuda, gather);
   CHECK(!std::isnan(out.value(0, 0, 3, 0)), "a plane of weight zero was read");
+  for (const int32_t outside : {-1, static_cast<int32_t>(rows.view().count)}) {
+    index[0] = outside;
+    launch(tap::gather_rows_cuda, gather);
+    CHECK(std::isnan(out.value(0, 0, 0, 0)), "index %d is no row", outside);
+    CHECK(std::isnan(out.value(0, 0, 0, channels - 1)), "index %d is no row", outside);
+    CHECK(!std::isnan(out.value(0, 0, 3, 0)), "index %d reached another token", outside);
+  }
 }
 
 /// The cosine with a zero vector is 0, and 1 between two.
