@@ -25,6 +25,9 @@ from tap_ext.views import AdapterError, Call, Views, first_tensor, run_view, ver
 
 __all__ = ["Engine"]
 
+MAX_VERDICTS = 1024
+"""Self-checks remembered; arguments that are new objects at every call must not fill memory."""
+
 
 class Engine:
     """Replaces the forward of one transformer and decides, call by call, what runs.
@@ -98,11 +101,12 @@ class Engine:
         key = signature({k: v for k, v in arguments.items() if k != self.spec.timestep})
         if (reason := self._verdicts.get(key)) is not None:
             return self._untouched(reason, args, kwargs)
-        if self._views.stale(model):
-            self._views = Views(model, self.spec)
         branch = self._enter(run, key, arguments)
         kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
         try:
+            if self._views.stale(model):
+                self._views = Views(model, self.spec)
+                self._verdicts.clear()
             if branch.state.begin(position=self._position(branch)) is Step.SKIP:
                 output = self._skip_step(branch, args, kwargs)
                 run.skips += 1
@@ -232,6 +236,8 @@ class Engine:
             return  # nothing can be compared; ask again at the next full step
         between = any(arguments.get(name) is not None for name in self.spec.between)
         wrong = verify(self._views, call, result, args, kwargs, between=between)
+        if len(self._verdicts) >= MAX_VERDICTS:
+            self._verdicts.clear()
         self._verdicts[key] = None if wrong is None else f"the self-check failed: {wrong}"
 
     @property
