@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -10,34 +9,17 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/kernels.h"
 #include "tests/check.h"
+#include "tests/data.h"
 
 // Every op of every instruction set this machine has, against double precision: storage types,
 // S below and above what is unrolled, channels that fill no vector, batches, padded strides.
 
 namespace {
 
+using namespace tap::tests;
 using tap::DType;
 using tap::Metric;
 using tap::cpu::Kernels;
-
-template <typename T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<tap::BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<tap::Float16> = DType::kFloat16;
-
-/// What one rounding to the storage type may cost, relatively.
-template <typename T>
-constexpr double kRounding = 0x1p-24;
-template <>
-constexpr double kRounding<tap::BFloat16> = 0x1p-8;
-template <>
-constexpr double kRounding<tap::Float16> = 0x1p-11;
-
-std::mt19937 generator(5);
-
-float normal() { return std::normal_distribution<float>()(generator); }
 
 /// (P, B, N, D) tensor with gaps between tokens, batches and planes. The gaps hold NaN: a kernel
 /// that reads them spoils its result, and one that writes them is seen.
@@ -86,23 +68,6 @@ class Array {
   std::vector<T> data_;
 };
 
-/// Rows with a stride of their own; Taylor-like ones, free ones and zeros among the weights.
-struct RowTable {
-  int64_t count, planes;
-  std::vector<float> data;
-
-  RowTable(int64_t count, int64_t planes)
-      : count(count), planes(planes), data(count * (planes + 2), NAN) {
-    for (int64_t m = 0; m < count; ++m) {
-      for (int64_t s = 0; s < planes; ++s) at(m, s) = 0.5f * normal();
-      if (m % 3 != 2) at(m, 0) = 1;
-      if (m % 2 == 1) at(m, planes - 1) = 0;
-    }
-  }
-  float& at(int64_t m, int64_t s) { return data[m * (planes + 2) + s]; }
-  tap::Rows view() const { return {data.data(), count, planes + 2}; }
-};
-
 struct Shape {
   int64_t planes, count, batches, tokens, channels;
   std::string text() const {
@@ -121,55 +86,18 @@ void run(void (*op)(const Args&, int64_t, int64_t), const Args& args) {
   op(args, 0, cut);
 }
 
-template <typename T>
-double candidate_value(Array<T>& stack, RowTable& rows, int64_t m, int64_t b, int64_t n,
-                       int64_t d) {
-  double sum = 0;
-  for (int64_t s = 0; s < rows.planes; ++s) {
-    if (rows.at(m, s) != 0) sum += rows.at(m, s) * stack.value(s, b, n, d);
-  }
-  return sum;
-}
-
-/// A distance by definition, and what float32 arithmetic may be off by: a part in 1e6 of the
-/// terms that it adds up, `size` being the sum of their norms. The cosine's norms come from the
-/// same terms, so that its error grows with the square of how much longer these are.
-struct Distance {
-  double value, slack;
-};
-
-/// Distance of the vectors that `u` and `v` yield per channel.
+/// Distance of the vectors that `u` and `v` yield per channel. float32 may be off by a part in 1e6
+/// of the terms that it adds up, `size` being the sum of their norms. The cosine's norms come from
+/// the same terms, so that its error grows with the square of how much longer these are.
 template <typename U, typename V>
 Distance defined_distance(Metric metric, int64_t channels, double size, U u, V v) {
-  long double uu = 0, vv = 0, uv = 0, dd = 0, absolute = 0;
-  for (int64_t d = 0; d < channels; ++d) {
-    const long double a = u(d), b = v(d);
-    uu += a * a;
-    vv += b * b;
-    uv += a * b;
-    dd += (a - b) * (a - b);
-    absolute += fabsl(a - b);
-  }
+  const auto [uu, vv, uv, dd, absolute] = sums_of(channels, u, v);
   const double slack = 1e-6 * size * size;
   if (metric == Metric::kL1) return {static_cast<double>(absolute), 1e-6 * size * channels};
   if (metric == Metric::kL2) return {static_cast<double>(dd), slack};
   const long double norms = sqrtl(uu) * sqrtl(vv);
   if (norms == 0) return {uu == vv ? 0.0 : 1.0, 0};
   return {static_cast<double>(1 - uv / norms), static_cast<double>(slack / std::min(uu, vv))};
-}
-
-/// A choice is right if no row is nearer by more than rounding, and its distance is reported.
-void check_choice(const std::vector<Distance>& distances, int32_t index, double distance,
-                  const std::string& where) {
-  CHECK(index >= 0 && index < static_cast<int32_t>(distances.size()), "%s: index %d", where.c_str(),
-        index);
-  const Distance& chosen = distances[index];
-  for (const Distance& other : distances) {
-    CHECK(chosen.value - other.value <= chosen.slack + other.slack, "%s: regret %g", where.c_str(),
-          chosen.value - other.value);
-  }
-  CHECK(tap::tests::close(distance, chosen.value, chosen.slack, 1e-6), "%s: %g, not %g",
-        where.c_str(), distance, chosen.value);
 }
 
 template <typename T>
@@ -439,6 +367,7 @@ void test_dtype(const Kernels& kernels) {
 }  // namespace
 
 int main() {
+  generator.seed(5);
   for (int i = 0; i < tap::cpu::kIsaCount; ++i) {
     const auto isa = static_cast<tap::cpu::Isa>(i);
     if (!tap::cpu::isa_supported(isa)) continue;

@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "kernels/args.h"
 #include "kernels/kernels.h"
 #include "tests/check.h"
+#include "tests/data.h"
 
 // Every CUDA kernel, executed thread by thread on the CPU (shim/), against double precision:
 // storage types, S below and above what is unrolled, channels that fill no vector, one warp or a
@@ -19,27 +19,9 @@
 
 namespace {
 
+using namespace tap::tests;
 using tap::DType;
 using tap::Metric;
-
-template <typename T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<tap::BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<tap::Float16> = DType::kFloat16;
-
-/// What one rounding to the storage type may cost, relatively.
-template <typename T>
-constexpr double kRounding = 0x1p-24;
-template <>
-constexpr double kRounding<tap::BFloat16> = 0x1p-8;
-template <>
-constexpr double kRounding<tap::Float16> = 0x1p-11;
-
-std::mt19937 generator(7);
-
-float normal() { return std::normal_distribution<float>()(generator); }
 
 /// Whether a tensor's tokens start at multiples of the widest access.
 enum class Layout { kAligned, kOdd };
@@ -117,23 +99,6 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
          (a.empty() || !std::memcmp(a.data(), b.data(), a.size() * sizeof(T)));
 }
 
-/// (M, S) rows with a stride of their own: Taylor-like ones, free ones, zeros among the weights.
-struct RowTable {
-  int64_t count, planes;
-  std::vector<float> data;
-
-  RowTable(int64_t count, int64_t planes)
-      : count(count), planes(planes), data(count * (planes + 2), NAN) {
-    for (int64_t m = 0; m < count; ++m) {
-      for (int64_t s = 0; s < planes; ++s) at(m, s) = 0.5f * normal();
-      if (m % 3 != 2) at(m, 0) = 1;
-      if (m % 2 == 1) at(m, planes - 1) = 0;
-    }
-  }
-  float& at(int64_t m, int64_t s) { return data[m * (planes + 2) + s]; }
-  tap::Rows view() const { return {data.data(), count, planes + 2}; }
-};
-
 struct Case {
   int64_t planes, count, batches, tokens, channels;
   Layout layout;
@@ -151,34 +116,11 @@ void launch(tap::Status (*op)(const Args&, void*), const Args& args) {
   CHECK(status.error == nullptr, "%s", status.error);
 }
 
-template <typename T>
-double candidate_value(Array<T>& stack, RowTable& rows, int64_t m, int64_t b, int64_t n,
-                       int64_t d) {
-  double sum = 0;
-  for (int64_t s = 0; s < rows.planes; ++s) {
-    if (rows.at(m, s) != 0) sum += rows.at(m, s) * stack.value(s, b, n, d);
-  }
-  return sum;
-}
-
-/// A distance by its definition, and by how much float32 sums may miss it.
-struct Distance {
-  double value;
-  double allowance;
-};
-
-/// Between vectors that `u` and `v` yield per channel.
+/// Distance of the vectors that `u` and `v` yield per channel, and by how much float32 sums may
+/// miss it.
 template <typename U, typename V>
 Distance defined_distance(Metric metric, int64_t channels, U u, V v) {
-  long double uu = 0, vv = 0, uv = 0, dd = 0, absolute = 0;
-  for (int64_t d = 0; d < channels; ++d) {
-    const long double a = u(d), b = v(d);
-    uu += a * a;
-    vv += b * b;
-    uv += a * b;
-    dd += (a - b) * (a - b);
-    absolute += fabsl(a - b);
-  }
+  const auto [uu, vv, uv, dd, absolute] = sums_of(channels, u, v);
   const double rounding = 1e-6;
   if (metric == Metric::kL1) return {static_cast<double>(absolute), rounding * channels};
   if (metric == Metric::kL2) return {static_cast<double>(dd), rounding * channels};
@@ -186,20 +128,6 @@ Distance defined_distance(Metric metric, int64_t channels, U u, V v) {
   // |u - v|^2 holds no more of the shorter vector than the longer one's rounding leaves.
   const double ratio = sqrtl(std::max(uu, vv) / std::min(uu, vv));
   return {static_cast<double>(1 - uv / (sqrtl(uu) * sqrtl(vv))), rounding * ratio * ratio};
-}
-
-/// A choice is right if no row is nearer by more than rounding, and its distance is reported.
-void check_choice(const std::vector<Distance>& distances, int32_t index, double got,
-                  const std::string& where) {
-  CHECK(index >= 0 && index < static_cast<int32_t>(distances.size()), "%s: index %d", where.c_str(),
-        index);
-  const Distance chosen = distances[index];
-  for (const Distance& other : distances) {
-    CHECK(chosen.value - other.value <= chosen.allowance + other.allowance, "%s: %g, not %g",
-          where.c_str(), chosen.value, other.value);
-  }
-  CHECK(tap::tests::close(got, chosen.value, chosen.allowance, 1e-6), "%s: distance %g, not %g",
-        where.c_str(), got, chosen.value);
 }
 
 template <typename T>
@@ -497,6 +425,7 @@ void test_dtype() {
 }  // namespace
 
 int main() {
+  generator.seed(7);
   test_status();
   test_dtype<float>();
   test_dtype<tap::BFloat16>();
