@@ -55,7 +55,9 @@ def accelerate(target: T, config: Config | None = None, **overrides: Any) -> T:
     try:
         for model, spec in known:
             if host.find_engine(model) is None:
-                host.install(model, functools.partial(Engine, model, spec, chosen))
+                host.install(
+                    model, functools.partial(Engine, model, spec, chosen, host.foreign_cache)
+                )
                 fresh.append(model)
     except Exception:
         for model in fresh:

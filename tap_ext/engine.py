@@ -42,6 +42,7 @@ class Engine:
         model: nn.Module,
         spec: BackboneSpec,
         config: Config,
+        other_cache: Callable[[Any], str | None],
         original: Callable[..., Any],
     ) -> None:
         """Build the views; nothing is installed yet.
@@ -50,6 +51,7 @@ class Engine:
             model: the transformer; kept by weak reference.
             spec: how it is entered, probed and left.
             config: how it is accelerated.
+            other_cache: names another cache that is enabled on the model; None: there is none.
             original: the forward this engine stands for.
 
         Raises:
@@ -59,6 +61,7 @@ class Engine:
         self.original = original
         self.spec = spec
         self.config = config
+        self._other_cache = other_cache
         self.enabled = True
         self._model = weakref.ref(model)
         self._names = tuple(inspect.signature(original).parameters)
@@ -127,8 +130,8 @@ class Engine:
         """Why this call must run untouched; None: it need not."""
         if not self.enabled or os.environ.get("TAP_EXT_DISABLE", "0") not in ("", "0"):
             return "switched off"
-        if getattr(model, "_cache_config", None) is not None:
-            return f"{type(model._cache_config).__name__} is enabled on the same model"
+        if (other := self._other_cache(model)) is not None:
+            return f"{other} is enabled on the same model"
         if run.clock is not None and (reason := run.clock.refusal()) is not None:
             return reason
         hidden = arguments.get(self.spec.hidden)
