@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from tap_ext import report
-from tap_ext.backbones import SPECS, find_spec
+from tap_ext.backbones import BackboneSpec, find_spec
 from tap_ext.config import Config
 from tap_ext.engine import Engine
 from tap_ext.integrations import diffusers as host
@@ -19,12 +19,23 @@ __all__ = ["accelerate", "explain", "restore", "stats"]
 T = TypeVar("T")
 
 
-def accelerate(target: T, config: Config | None = None, **overrides: Any) -> T:
+def accelerate(
+    target: T,
+    config: Config | None = None,
+    *,
+    spec: BackboneSpec | None = None,
+    **overrides: Any,
+) -> T:
     """Make a diffusion transformer predict most of its steps (TAP, arXiv 2603.03792).
+
+    A transformer of a class without a spec is watched at its first call; where that shows how to
+    enter it, it is accelerated, else it runs untouched and a warning says why.
 
     Args:
         target: a diffusers pipeline, or one of its transformers.
         config: how; default ``Config()``.
+        spec: how transformers of the class ``spec.name`` are entered; default: the spec of their
+            class in ``tap_ext.backbones.SPECS``.
         overrides: fields of ``Config`` to set, for instance ``window=8`` or ``preset="paper"``.
 
     Returns:
@@ -34,30 +45,27 @@ def accelerate(target: T, config: Config | None = None, **overrides: Any) -> T:
     Raises:
         TypeError: ``target`` is neither a pipeline nor a transformer, or a field of the
             configuration has the wrong type.
-        ValueError: a field is out of range, no module of ``target`` belongs to a known family, or
-            another cache is enabled on it. Nothing is changed then.
+        ValueError: a field is out of range, ``target`` holds no transformer (of the class of
+            ``spec``), or another cache is enabled on it. Nothing is changed then.
         AdapterError: a module is not what its family's spec says. Nothing is changed then.
     """
     chosen = _resolve(config, overrides)
-    models = _models(target)
-    known = [(model, spec) for model in models if (spec := find_spec(model)) is not None]
-    if not known:
-        found = ", ".join(sorted({type(model).__name__ for model in models})) or "no module"
-        raise ValueError(
-            f"target must hold a transformer of a known family ({', '.join(SPECS)}), got {found}"
-        )
-    for holder in (target, *(model for model, _ in known)):
+    entries = _specs(target, spec)
+    for holder in (target, *(model for model, _ in entries)):
         if (other := host.foreign_cache(holder)) is not None:
             raise ValueError(
                 f"{other} is enabled on {type(holder).__name__}; disable it before accelerate()"
             )
     fresh: list[nn.Module] = []
     try:
-        for model, spec in known:
-            if host.find_engine(model) is None:
-                host.install(
-                    model, functools.partial(Engine, model, spec, chosen, host.foreign_cache)
-                )
+        for model, entry in entries:
+            engine = host.find_engine(model)
+            if engine is not None and spec is not None and engine.spec != spec:
+                host.uninstall(model)
+                engine = None
+            if engine is None:
+                make = functools.partial(Engine, model, entry, chosen, host.foreign_cache)
+                host.install(model, make)
                 fresh.append(model)
     except Exception:
         for model in fresh:
@@ -125,6 +133,29 @@ def _resolve(config: Config | None, overrides: dict[str, Any]) -> Config:
     if "preset" in overrides:
         raise ValueError(f"preset must not be given beside config, got {overrides['preset']!r}")
     return config.replace(**overrides) if overrides else config
+
+
+def _specs(target: Any, spec: BackboneSpec | None) -> list[tuple[nn.Module, BackboneSpec | None]]:
+    """The transformers to accelerate, each with its spec where there is one."""
+    if spec is not None and not isinstance(spec, BackboneSpec):
+        raise TypeError(f"spec must be a BackboneSpec, got {type(spec).__name__}")
+    models = _models(target)
+    if spec is not None:
+        found = [m for m in models if spec.name in {base.__name__ for base in type(m).__mro__}]
+        if not found:
+            names = ", ".join(sorted({type(model).__name__ for model in models})) or "no module"
+            raise ValueError(f"target must hold a {spec.name}, got {names}")
+        return [(model, spec) for model in found]
+    specs = [(model, find_spec(model)) for model in models]
+    unknown = {id(model) for model in host.unnamed_transformers_of(target)}
+    specs = [(m, known) for m, known in specs if known is not None or id(m) in unknown]
+    if not specs:
+        names = ", ".join(sorted({type(model).__name__ for model in models})) or "no module"
+        raise ValueError(
+            f"target must hold a diffusion transformer, got {names}; "
+            "pass the transformer itself if it goes by another name"
+        )
+    return specs
 
 
 def _models(target: Any) -> list[nn.Module]:

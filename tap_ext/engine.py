@@ -18,15 +18,20 @@ from torch import Tensor, nn
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
 from tap_ext.config import Config
+from tap_ext.plan import Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run, held, signature
 from tap_ext.state import DTYPES, State, Step
-from tap_ext.views import AdapterError, Call, Views, first_tensor, run_view, verify
+from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
 
 MAX_VERDICTS = 1024
 """Self-checks remembered; arguments that are new objects at every call must not fill memory."""
+
+
+class _OtherTokens(Exception):
+    """A skip step has other tokens than its history: their number may depend on a mask's values."""
 
 
 class Engine:
@@ -40,7 +45,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        spec: BackboneSpec,
+        spec: BackboneSpec | None,
         config: Config,
         other_cache: Callable[[Any], str | None],
         original: Callable[..., Any],
@@ -49,7 +54,7 @@ class Engine:
 
         Args:
             model: the transformer; kept by weak reference.
-            spec: how it is entered, probed and left.
+            spec: how it is entered, probed and left; None: to be found out at the first call.
             config: how it is accelerated.
             other_cache: names another cache that is enabled on the model; None: there is none.
             original: the forward this engine stands for.
@@ -59,16 +64,13 @@ class Engine:
         """
         functools.update_wrapper(self, original)
         self.original = original
-        self.spec = spec
         self.config = config
         self._other_cache = other_cache
         self.enabled = True
         self._model = weakref.ref(model)
         self._names = tuple(inspect.signature(original).parameters)
-        for name in (spec.hidden, spec.timestep):
-            if name not in self._names:
-                raise AdapterError(f"{type(model).__name__}.forward has no argument {name!r}")
-        self._views = Views(model, spec)
+        self._views = None if spec is None else self._open(model, spec)
+        self._unknown: str | None = None
         self._branches = Branches()
         self._verdicts: dict[Any, str | None] = {}
         self.fallbacks: Counter[str] = Counter()
@@ -76,6 +78,26 @@ class Engine:
         self.full = 0
         self.skipped = 0
         self.runs = 0
+
+    def _open(self, model: nn.Module, spec: BackboneSpec) -> Views:
+        for name in (spec.latents, spec.timestep):
+            if name not in self._names:
+                raise AdapterError(f"{type(model).__name__}.forward has no argument {name!r}")
+        return Views(model, spec)
+
+    @property
+    def spec(self) -> BackboneSpec | None:
+        """How the model is entered; None: not known yet."""
+        return None if self._views is None else self._views.spec
+
+    @property
+    def _known(self) -> BackboneSpec:
+        return self._entered.spec
+
+    @property
+    def _entered(self) -> Views:
+        assert self._views is not None
+        return self._views
 
     def reconfigure(self, config: Config) -> None:
         """Take another configuration; every history is dropped."""
@@ -98,25 +120,24 @@ class Engine:
         model = self._living
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         run = current_run()
-        reason = self._refusal(model, run, arguments)
+        reason = self._refusal(model, run) or self._ignorance(model, args, kwargs)
+        reason = reason or _misfit(model, self._known, arguments)
         if reason is not None:
             return self._untouched(reason, args, kwargs)
-        key = signature({k: v for k, v in arguments.items() if k != self.spec.timestep})
+        key = signature({k: v for k, v in arguments.items() if k != self._known.timestep})
         if (reason := self._verdicts.get(key)) is not None:
             return self._untouched(reason, args, kwargs)
         branch = self._enter(run, key, arguments)
-        kwargs = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
         try:
-            if self._views.stale(model):
-                self._views = Views(model, self.spec)
+            if self._entered.stale(model):
+                self._views = Views(model, self._known)
                 self._verdicts.clear()
-            if branch.state.begin(position=self._position(branch)) is Step.SKIP:
-                output = self._skip_step(branch, args, kwargs)
-                run.skips += 1
-                self.skipped += 1
-            else:
-                output = self._full_step(branch, key, arguments, args, kwargs)
-                self.full += 1
+            if self._begin_step(branch) is Step.SKIP:
+                try:
+                    return self._skip_step(run, branch, args, kwargs)
+                except _OtherTokens:
+                    branch = self._begin_again(run, branch)
+            return self._full_step(branch, key, arguments, args, kwargs)
         except AdapterError as error:
             self._branches.drop(run)
             self._verdicts[key] = str(error)
@@ -124,41 +145,46 @@ class Engine:
         except BaseException:
             self._branches.drop(run)
             raise
-        return output
 
-    def _refusal(self, model: nn.Module, run: Run, arguments: dict[str, Any]) -> str | None:
-        """Why this call must run untouched; None: it need not."""
+    def _refusal(self, model: nn.Module, run: Run) -> str | None:
+        """Why no call can be accelerated now; None: it can."""
         if not self.enabled or os.environ.get("TAP_EXT_DISABLE", "0") not in ("", "0"):
             return "switched off"
         if (other := self._other_cache(model)) is not None:
             return f"{other} is enabled on the same model"
         if run.clock is not None and (reason := run.clock.refusal()) is not None:
             return reason
-        hidden = arguments.get(self.spec.hidden)
-        if not isinstance(hidden, Tensor):
-            return f"{self.spec.hidden} is no tensor"
-        if not isinstance(arguments.get(self.spec.timestep), Tensor):
-            return f"{self.spec.timestep} is no tensor"
-        if hidden.dtype not in DTYPES:
-            return f"{self.spec.hidden} is {hidden.dtype}; a history holds {DTYPES}"
-        if torch.is_grad_enabled() and (
-            hidden.requires_grad or any(p.requires_grad for p in model.parameters())
-        ):
-            return "gradients are enabled; run under torch.no_grad() or torch.inference_mode()"
         return None
 
+    def _ignorance(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str | None:
+        """Why it is not known how the model is entered; None: it is, or has just been found out."""
+        if self._views is None and self._unknown is None:
+            try:
+                self._views = self._open(model, discover(model, args, kwargs))
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # the model's own errors come again when it runs untouched
+                self._unknown = str(error)
+        return self._unknown
+
     def _untouched(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if reason not in self.fallbacks and reason != "switched off":
-            warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=4)
-        self.fallbacks[reason] += 1
+        self._tell(reason)
         return self.original(*args, **kwargs)
+
+    def _tell(self, reason: str) -> None:
+        """Count a call that was not accelerated; warn at the first of a kind."""
+        if reason not in self.fallbacks and reason != "switched off":
+            warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=5)
+        self.fallbacks[reason] += 1
 
     def _enter(self, run: Run, key: Any, arguments: dict[str, Any]) -> Branch:
         """The branch of this call, a new one where none continues."""
         clock = run.clock
         moment = None if clock is None else clock.now()
-        timestep = self._read_timestep(arguments[self.spec.timestep], needed=moment is None)
-        conditioning = held([arguments.get(name) for name in self.spec.conditioning])
+        timestep = self._read_timestep(arguments[self._known.timestep], needed=moment is None)
+        conditioning = held([arguments.get(name) for name in self._known.conditioning])
         branch = self._branches.find(run, conditioning, moment, timestep)
         journal = branch.journal if branch is not None else None
         if branch is not None and branch.signature != key:
@@ -166,7 +192,7 @@ class Engine:
             branch = None
         if branch is None:
             branch = self._begin_branch(run, key, conditioning, journal)
-        branch.moment, branch.timestep = moment, timestep
+        branch.advance(moment, timestep)
         run.steps.add((moment, timestep))
         self._branches.use(run, branch)
         return branch
@@ -180,27 +206,58 @@ class Engine:
         if journal is None:
             journal = self._journal = Journal()
             self.runs += 1
-        state = self._branches.state(key, functools.partial(State, None, self.config))
-        state.plan = self.config.plan(None if run.clock is None else run.clock.num_steps())
-        branch = Branch(str(len(journal.logs)), key, conditioning, state, journal)
-        journal.logs.append((branch.name, state.log))
-        state.on_predict = functools.partial(_note, branch) if self.config.trace else None
+        plan = self.config.plan(None if run.clock is None else run.clock.num_steps())
+        trend = None if self._known.rising is None else 1 if self._known.rising else -1
+        name = str(sum("." not in known for known, _ in journal.logs))
+        branch = Branch(name, key, conditioning, {}, journal, trend=trend)
+        self._add_stream(branch, 0, plan)
         return branch
+
+    def _begin_again(self, run: Run, branch: Branch) -> Branch:
+        """A new branch in place of one whose history does not fit any more; its step is full."""
+        self._branches.retire(run, branch)
+        again = self._begin_branch(run, branch.signature, branch.conditioning, branch.journal)
+        again.advance(branch.moment, branch.timestep)
+        self._branches.use(run, again)
+        self._begin_step(again)
+        return again
+
+    def _add_stream(self, branch: Branch, stream: int, plan: Plan) -> State:
+        """A history for one stream of a branch."""
+        make = functools.partial(State, None, self.config)
+        state = branch.states[stream] = self._branches.state(branch.signature, stream, make)
+        state.plan = plan
+        hidden = self._known.streams[stream].hidden
+        name = f"{branch.name}.{hidden}" if stream else branch.name
+        branch.journal.logs.append((name, state.log))
+        state.on_predict = functools.partial(_note, branch, name) if self.config.trace else None
+        return state
 
     def finish(self, run: Run) -> None:
         """A run is over: its histories go, their buffers stay for the next one."""
         self._branches.finish(run)
 
-    def _read_timestep(self, timestep: Tensor, *, needed: bool) -> float | None:
+    def _read_timestep(self, timestep: Tensor | float, *, needed: bool) -> float | None:
         """The timestep's value where reading it is free or unavoidable."""
+        if not isinstance(timestep, Tensor):
+            return float(timestep)
         free = timestep.device.type == "cpu"
         if free or needed or self.config.position == "sigma":
-            return float(timestep.max()) if timestep.numel() else None
+            if not timestep.numel():
+                return None
+            # Tokens that are given stand still at the time of clean data while others move, in
+            # video perhaps one after the other; where they are the latest of all, look at others.
+            return float(timestep.min() if self._known.rising else timestep.float().mean())
         return None
 
-    def _position(self, branch: Branch) -> float | None:
-        """The abscissa of this step; None: its index."""
-        return branch.timestep if self.config.position == "sigma" else None
+    def _begin_step(self, branch: Branch) -> Step:
+        """Begin a step of every stream; the first one decides what it is."""
+        position = branch.timestep if self.config.position == "sigma" else None
+        first, *others = branch.states.values()
+        due = first.begin(position=position)
+        for state in others:
+            state.begin(first.step, position, full=due is Step.FULL)
+        return due
 
     def _full_step(
         self,
@@ -210,19 +267,46 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        call = Call(want_probe=self.config.probe == "modulated", idle=branch.idle)
-        output = run_view(self._views.full, call, args, kwargs)
-        if call.hidden is None or call.probe is None or call.output is None:
-            raise AdapterError(f"{self._title} called neither its first block nor its head")
-        if key not in self._verdicts and self.config.self_check:
+        call = Call.full(self._known, branch.takes, want_probe=self.config.probe == "modulated")
+        output = run_view(self._entered.full, call, args, kwargs)
+        if not call.passages[0].used:  # a call that only fills a cache of keys and values, say
+            self._tell("the first block or the head was not called")
+            return output
+        if (key not in self._verdicts and self.config.self_check) or not call.located:
             self._check(key, call, output, arguments, args, kwargs)
-        if self._verdicts.get(key) is None:
-            branch.state.record(call.hidden, call.output, call.probe)
+        if self._verdicts.get(key) is None and call.located:
+            self._record(branch, call)
+        self.full += 1
         return output
 
-    def _skip_step(self, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = Call(branch.state.predict, self.config.probe == "modulated", branch.idle)
-        return run_view(self._views.skip, call, args, kwargs)
+    def _record(self, branch: Branch, call: Call) -> None:
+        """Add a full step to the history of every stream."""
+        first = branch.states[0]
+        branch.takes, branch.idle = call.takes, call.idle
+        for stream, passage in enumerate(call.passages):
+            if not passage.used:
+                continue
+            assert passage.output is not None
+            if stream not in branch.states:
+                self._add_stream(branch, stream, first.plan).begin(first.step, first.position)
+            hidden, probe = passage.taken(passage.hidden), passage.taken(passage.probe)
+            branch.states[stream].record(hidden, passage.output, probe)
+
+    def _skip_step(
+        self, run: Run, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        def forecast(stream: int, hidden: Tensor, probe: Tensor) -> Tensor:
+            state = branch.states[stream]
+            if not state.fits(hidden, probe):
+                raise _OtherTokens
+            return state.predict(hidden, probe)
+
+        modulated = self.config.probe == "modulated"
+        call = Call.after(branch.takes, branch.idle, forecast, want_probe=modulated)
+        output = run_view(self._entered.skip, call, args, kwargs)
+        run.skips += 1
+        self.skipped += 1
+        return output
 
     def _check(
         self,
@@ -234,11 +318,11 @@ class Engine:
         kwargs: dict[str, Any],
     ) -> None:
         """Find out, once per signature, whether skip steps would be right."""
-        result = first_tensor(output)
-        if not torch.isfinite(result).all():
+        if not all(torch.isfinite(tensor).all() for tensor in tensors(output)):
             return  # nothing can be compared; ask again at the next full step
-        between = any(arguments.get(name) is not None for name in self.spec.between)
-        wrong = verify(self._views, call, result, args, kwargs, between=between)
+        given = any(arguments.get(name) is not None for name in self._known.between)
+        between = given or self._known.adds
+        wrong = verify(self._entered, call, output, args, kwargs, between=between)
         if len(self._verdicts) >= MAX_VERDICTS:
             self._verdicts.clear()
         self._verdicts[key] = None if wrong is None else f"the self-check failed: {wrong}"
@@ -262,6 +346,7 @@ class Engine:
         )
         return report.ModelStats(
             model=self._title,
+            spec=self.spec,
             runs=self.runs,
             full=self.full,
             skip=self.skipped,
@@ -281,5 +366,21 @@ class Engine:
         return types.MethodType(type(model).forward, memo.get(id(model), model))
 
 
-def _note(branch: Branch, step: int, index: Tensor, table: Rows) -> None:
-    branch.journal.trace.append(report.Choice(branch.name, step, index.clone(), table))
+def _note(branch: Branch, name: str, step: int, index: Tensor, table: Rows) -> None:
+    branch.journal.trace.append(report.Choice(name, step, index.clone(), table))
+
+
+def _misfit(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
+    """Why a call with these arguments cannot be accelerated; None: it can."""
+    latents = tensors(arguments.get(spec.latents))
+    if not latents:
+        return f"{spec.latents} is no tensor"
+    if not isinstance(arguments.get(spec.timestep), (Tensor, float, int)):
+        return f"{spec.timestep} is no tensor"
+    if latents[0].dtype not in DTYPES:
+        return f"{spec.latents} is {latents[0].dtype}; a history holds {DTYPES}"
+    if torch.is_grad_enabled() and (
+        latents[0].requires_grad or any(p.requires_grad for p in model.parameters())
+    ):
+        return "gradients are enabled; run under torch.no_grad() or torch.inference_mode()"
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tap_ext.backbones import SPECS, BackboneSpec
 from tap_ext.predictors import Rows
 
 __all__ = ["BranchStats", "Choice", "ModelStats", "Stats", "explain"]
@@ -54,6 +55,7 @@ class ModelStats:
 
     Attributes:
         model: class name.
+        spec: how it is entered; None: not known before its first call.
         runs: runs begun since it was accelerated.
         full: full steps of all runs and branches.
         skip: skip steps of all runs and branches.
@@ -64,6 +66,7 @@ class ModelStats:
     """
 
     model: str
+    spec: BackboneSpec | None
     runs: int
     full: int
     skip: int
@@ -103,8 +106,9 @@ class Stats:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; the traces are left out."""
         models = [dataclasses.asdict(dataclasses.replace(m, trace=())) for m in self.models]
-        for model in models:
+        for model, entry in zip(models, self.models, strict=True):
             del model["trace"]
+            model["spec"] = None if entry.spec is None else entry.spec.to_dict()
         return {"full": self.full, "skip": self.skip, "library": self.library, "models": models}
 
     def to_json(self) -> str:
@@ -119,6 +123,10 @@ def explain(stats: Stats) -> str:
         lines.append(
             f"{model.model}: {model.runs} runs, {model.full} full and {model.skip} skip steps"
         )
+        if model.spec is not None and model.spec.name not in SPECS:
+            lists = ", ".join(blocks.path for blocks in model.spec.blocks)
+            heads = ", ".join(stream.head for stream in model.spec.streams)
+            lines.append(f"  its class has no spec; skipped are {lists}, up to {heads}")
         for branch in model.branches:
             steps = len(branch.full_steps) + len(branch.skip_steps)
             listed = ", ".join(map(str, branch.full_steps))

@@ -1,10 +1,10 @@
 """Which run, which step, which branch: told apart without asking the user.
 
 A *run* is one generation. Where a pipeline is accelerated its call opens one (``run``); a bare
-transformer's runs are told apart by the timestep, which must fall from step to step. A *branch* is
-one of the model's calls within a step; it is known by its conditioning tensors, held so that their
-addresses cannot be used again, and by how many calls of the step came before with the same ones.
-On any doubt the answer is a new branch, which begins with full steps.
+transformer's runs are told apart by the timestep, which must move one way from step to step. A
+*branch* is one of the model's calls within a step; it is known by its conditioning tensors, held so
+that their addresses cannot be used again, and by how many calls of the step came before with the
+same ones. On any doubt the answer is a new branch, which begins with full steps.
 """
 
 from __future__ import annotations
@@ -131,21 +131,40 @@ class Branch:
         name: for reports: ``0``, ``1``, ... in the order of first appearance.
         signature: shapes, dtypes, devices and plain values of the call's arguments.
         conditioning: what it is known by, as ``held`` gives it.
-        state: its history.
+        states: its history, one per stream that was seen; the first decides on the steps.
         journal: what its run did.
-        idle: outputs of modules that only the blocks read, from the last full step.
+        takes: which tokens the head of each stream is given, since the last full step.
+        idle: outputs of idle modules, from the last full step.
         moment: where the pipeline was at its last call; None: unknown.
         timestep: the timestep of its last call; None: not read.
+        trend: +1 where timesteps rise over the run, -1 where they fall; None: not known yet.
     """
 
     name: str
     signature: tuple[Any, ...]
     conditioning: Any
-    state: State
+    states: dict[int, State]
     journal: Journal
-    idle: dict[str, Any] = field(default_factory=dict)
+    takes: tuple[slice | None, ...] = ()
+    idle: dict[str, list[Any]] = field(default_factory=dict)
     moment: Moment | None = None
     timestep: float | None = None
+    trend: int | None = None
+
+    def advance(self, moment: Moment | None, timestep: float | None) -> None:
+        """Note when the branch was called."""
+        if self.trend is None:
+            self.trend = _sign(self.timestep, timestep)
+        self.moment, self.timestep = moment, timestep
+
+    def turned(self, timestep: float | None) -> bool:
+        """Whether the timestep moves against the trend since the last call."""
+        return self.trend is not None and _sign(self.timestep, timestep) == -self.trend
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by its history."""
+        return sum(state.nbytes for state in self.states.values())
 
 
 class Branches:
@@ -172,8 +191,8 @@ class Branches:
         """The branch that a call continues, or None when it begins one.
 
         A call continues the branch with the same conditioning (the same memory, else the same
-        values) that was not called in this step yet. Another loop, or a timestep that did not
-        fall since, says that the denoising began anew: then all branches are retired.
+        values) that was not called in this step yet. Another loop, or a timestep that stood still
+        or turned back since, says that the denoising began anew: then all branches are retired.
         """
         branches = self.of(run)
         known = [b for b in branches if _alike(b.conditioning, conditioning, Held.is_same)]
@@ -182,7 +201,7 @@ class Branches:
         waiting = known
         if run.exact:
             waiting = [b for b in known if (b.moment, b.timestep) != (moment, timestep)]
-        elif branches and _rose(branches[-1].timestep, timestep):
+        elif branches and branches[-1].turned(timestep):
             waiting = branches
         if any(_began_anew(branch, moment, timestep) for branch in waiting):
             for branch in list(branches):
@@ -199,21 +218,22 @@ class Branches:
         for old in branches[:-MAX_BRANCHES]:
             self.retire(run, old)
 
-    def state(self, signature: Any, make: Callable[[], State]) -> State:
-        """A state for calls of this signature: a spare one, or a new one."""
+    def state(self, signature: Any, stream: int, make: Callable[[], State]) -> State:
+        """A state for one stream of calls of this signature: a spare one, or a new one."""
         with self._lock:
             for position, (known, _) in enumerate(self._spare):
-                if known == signature:
+                if known == (signature, stream):
                     return self._spare.pop(position)[1]
         return make()
 
     def retire(self, run: Run, branch: Branch) -> None:
         """End one branch and keep its state for another."""
         self.of(run).remove(branch)
-        branch.state.reset()
-        with self._lock:
-            self._spare.append((branch.signature, branch.state))
-            del self._spare[:-MAX_BRANCHES]
+        for stream, state in branch.states.items():
+            state.reset()
+            with self._lock:
+                self._spare.append(((branch.signature, stream), state))
+                del self._spare[:-MAX_BRANCHES]
 
     def finish(self, run: Run) -> None:
         """End a run and keep its states for others."""
@@ -235,17 +255,20 @@ class Branches:
     @property
     def nbytes(self) -> int:
         """Bytes held by all histories, in use or spare."""
-        used = sum(b.state.nbytes for branches in list(self._by_run.values()) for b in branches)
+        used = sum(b.nbytes for branches in list(self._by_run.values()) for b in branches)
         return used + sum(state.nbytes for _, state in list(self._spare))
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:
     loops = branch.moment is not None and moment is not None and branch.moment.loop != moment.loop
-    return loops or branch.timestep == timestep is not None or _rose(branch.timestep, timestep)
+    return loops or branch.timestep == timestep is not None or branch.turned(timestep)
 
 
-def _rose(before: float | None, now: float | None) -> bool:
-    return before is not None and now is not None and now > before
+def _sign(before: float | None, now: float | None) -> int | None:
+    """Which way a timestep moved; None where that cannot be said."""
+    if before is None or now is None or now == before:
+        return None
+    return 1 if now > before else -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +301,8 @@ class Held:
 
 def held(value: Any) -> Any:
     """Conditioning in a form to keep and compare: every tensor ``Held``."""
+    if isinstance(value, Mapping):
+        return tuple((key, held(value[key])) for key in sorted(value, key=str))
     if isinstance(value, (list, tuple)):
         return tuple(held(item) for item in value)
     return Held(value, _version(value)) if isinstance(value, Tensor) else value

@@ -59,11 +59,13 @@ class Stack:
     def push(self, feature: Tensor, position: float, minus: Tensor | None = None) -> None:
         """Add ``feature - minus``, both (B, N, D), evaluated at ``position``.
 
-        The buffer is allocated at the first push and keeps its address until ``clear``.
+        The buffer is allocated at the first push and keeps its address as long as features have
+        the same shape, dtype and device; one that has not begins the history anew.
         """
-        past = (position, *self.past)[: self.depth]
-        if self.planes is None:
+        if self.planes is None or not _alike(self.planes[0], feature):
+            self.past = ()
             self.planes = feature.new_empty((self.depth, *feature.shape))
+        past = (position, *self.past)[: self.depth]
         steps = torch.tensor(gaps(past, self.depth), dtype=torch.float32, device=feature.device)
         ops.stack_update_(self.planes, feature, steps, minus)
         self.past = past
@@ -113,8 +115,8 @@ class Log:
 class State:
     """One branch of one run: when to run the model, what to remember, how to predict.
 
-    Not to be shared between threads or streams. All tensors are (..., N, D) with a contiguous
-    last axis; ``hidden`` and ``probe`` may differ in D. A step costs no device synchronisation.
+    Not to be shared between threads or CUDA streams. All tensors are (..., N, D), best with a
+    contiguous last axis; ``hidden`` and ``probe`` may differ in D. No step waits for the device.
     """
 
     def __init__(self, plan: Plan | None = None, config: Config | None = None) -> None:
@@ -136,7 +138,7 @@ class State:
         self._features.clear()
         self.step = -1
         self._newest = -1
-        self._position = -1.0
+        self.position = -1.0
         self._due: Step | None = None
         self.log = Log(self.family)
 
@@ -155,9 +157,9 @@ class State:
             full step was never recorded (it failed); else ``Step.SKIP``.
         """
         self.step = self.step + 1 if step is None else step
-        self._position = float(self.step) if position is None else position
+        self.position = float(self.step) if position is None else position
         unfinished = self._due is Step.FULL
-        unknown = not self._features.past or not math.isfinite(self._position)
+        unknown = not self._features.past or not math.isfinite(self.position)
         wanted = full or unfinished or unknown or self.plan.is_full(self.step)
         self._due = Step.FULL if wanted else Step.SKIP
         return self._due
@@ -175,11 +177,16 @@ class State:
         """
         self._expect(Step.FULL, "record")
         residual = self.config.forecast == "residual"
-        self._features.push(_tokens(output), self._position, _tokens(hidden) if residual else None)
-        self._probes.push(_tokens(probe), self._position)
+        self._features.push(_tokens(output), self.position, _tokens(hidden) if residual else None)
+        self._probes.push(_tokens(probe), self.position)
         self._newest = self.step
         self.log.full_steps.append(self.step)
         self._due = None
+
+    def fits(self, hidden: Tensor, probe: Tensor) -> bool:
+        """Whether a step's features are of the shapes, dtypes and device of its history."""
+        pairs = ((self._features.planes, hidden), (self._probes.planes, probe))
+        return all(p is not None and _alike(p[0], _tokens(f)) for p, f in pairs)
 
     def predict(self, hidden: Tensor, probe: Tensor) -> Tensor:
         """Predict what the blocks would return: one fused op (eq. 7-9, arXiv 2603.03792).
@@ -200,7 +207,7 @@ class State:
         difference = table.difference * unit ** np.arange(self._features.depth)
         weights = torch.tensor(difference, dtype=torch.float32, device=hidden.device)
         tokens = _tokens(hidden)
-        if self._out is None or self._index is None:
+        if self._out is None or self._index is None or not _alike(self._out, tokens):
             self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
             self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
         assert self._probes.planes is not None and self._features.planes is not None
@@ -237,7 +244,7 @@ class State:
         A step is as long as the newest full step lies away, by the number of steps to it: so a
         candidate's distance is in steps whatever the abscissa.
         """
-        past, target = self._features.past, self._position
+        past, target = self._features.past, self.position
         steps, distance = self.step - self._newest, abs(target - past[0])
         unit = distance / steps if distance and steps else 1.0
         if unit != 1:
@@ -260,6 +267,15 @@ def family_rows(
     return rows(family, past, target, planes)
 
 
+def _alike(left: Tensor, right: Tensor) -> bool:
+    return (left.shape, left.dtype, left.device) == (right.shape, right.dtype, right.device)
+
+
 def _tokens(feature: Tensor) -> Tensor:
-    """(..., N, D) as (B, N, D), a view wherever the strides allow."""
-    return feature[None] if feature.dim() == 2 else feature.flatten(0, -3)
+    """(..., N, D) as (B, N, D) with a contiguous last axis, a view wherever the strides allow.
+
+    What a convolution has cut into patches has its channels outermost, and elementwise operations
+    keep that order up to the head.
+    """
+    tokens = feature[None] if feature.dim() == 2 else feature.flatten(0, -3)
+    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import tap_ext
 from tap_ext import Config
-from tap_ext.backbones import SPECS
+from tap_ext.backbones import SPECS, Stream
 from tap_ext.integrations.diffusers import engines_of
 from tests import tiny
 
@@ -102,8 +102,8 @@ def test_a_target_of_the_wrong_kind_is_refused(target: Any) -> None:
             call(target)
 
 
-def test_a_module_of_no_known_family_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"FluxTransformer2DModel.*got Linear"):
+def test_what_is_no_transformer_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"must hold a diffusion transformer, got Linear"):
         tap_ext.accelerate(nn.Linear(2, 2))
 
 
@@ -133,7 +133,7 @@ def test_a_bad_configuration_changes_nothing(
 
 def test_a_spec_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "FluxTransformer2DModel"
-    monkeypatch.setitem(SPECS, name, replace(SPECS[name], head="absent"))
+    monkeypatch.setitem(SPECS, name, replace(SPECS[name], streams=(Stream("absent"),)))
     model = tiny.build(FLUX)
     before = set(model.__dict__)
     with pytest.raises(tap_ext.AdapterError, match="absent"):
@@ -142,17 +142,20 @@ def test_a_spec_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("stream", "message"),
     [
-        ({"head": "proj_out"}, "self-check failed"),
-        ({"probe": lambda block, hidden, arguments: arguments["absent"]}, "probe of .* failed"),
+        (Stream("proj_out"), "self-check failed"),
+        (
+            Stream("norm_out", probe=lambda block, hidden, arguments: arguments["absent"]),
+            "probe of .* failed",
+        ),
     ],
 )
 def test_a_wrong_spec_never_ships_a_wrong_result(
-    monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+    monkeypatch: pytest.MonkeyPatch, stream: Stream, message: str
 ) -> None:
     name = "FluxTransformer2DModel"
-    monkeypatch.setitem(SPECS, name, replace(SPECS[name], **change))
+    monkeypatch.setitem(SPECS, name, replace(SPECS[name], streams=(stream,)))
     model = tiny.build(FLUX)
     truth = _sample(model)
     tap_ext.accelerate(model)

@@ -15,11 +15,12 @@ PACKAGE = Path(tap_ext.__file__).parent
 
 LAYERS = (
     ("demo", "cli", "__main__"),
-    ("accelerate",),
+    ("accelerate", "flops"),
     ("integrations",),
     ("engine",),
     ("views", "runtime"),
-    ("backbones", "report"),
+    ("report",),
+    ("backbones",),
     ("state",),
     ("config",),
     ("plan", "predictors", "ops"),

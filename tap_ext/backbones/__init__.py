@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 from torch import nn
 
-from tap_ext.backbones import flux, qwen_image, stable_diffusion3
-from tap_ext.backbones.spec import BackboneSpec, Blocks
+from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
 
-__all__ = ["SPECS", "BackboneSpec", "Blocks", "find_spec"]
+__all__ = ["SPECS", "BackboneSpec", "Blocks", "Stream", "find_spec"]
 
-_FAMILIES = (flux, qwen_image, stable_diffusion3)
 
-SPECS: dict[str, BackboneSpec] = {spec.name: spec for family in _FAMILIES for spec in family.SPECS}
+def _specs() -> dict[str, BackboneSpec]:
+    """The ``SPECS`` of every module in this folder."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    families = (importlib.import_module(f"{__name__}.{name}") for name in names)
+    return {spec.name: spec for family in families for spec in getattr(family, "SPECS", ())}
+
+
+SPECS: dict[str, BackboneSpec] = _specs()
 """Every spec, by class name."""
 
 

@@ -1,4 +1,4 @@
-"""Qwen-Image and its edit and layered variants."""
+"""Qwen-Image with its edit and layered variants, and Qwen-Image 2.1."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tap_ext.backbones.spec import BackboneSpec, Blocks
+from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
 
 
-def _probe(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+def _qwen(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     shift_scale_gate = block.img_mod(arguments["temb"]).chunk(2, dim=-1)[0]
     normed = block.img_norm1(hidden)
     index = arguments.get("modulate_index")
@@ -18,13 +18,36 @@ def _probe(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     return modulated
 
 
+def _qwen21(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    scale_gate = arguments["modulation"].chunk(2, dim=-1)[0]
+    normed = block.img_norm1(hidden)
+    target = arguments.get("target_token_mask")
+    modulated: Tensor = block._modulate(normed, scale_gate, target)[0]
+    return modulated
+
+
 SPECS = (
     BackboneSpec(
         name="QwenImageTransformer2DModel",
-        blocks=(Blocks("transformer_blocks", "eh"),),
-        head="norm_out",
-        probe=_probe,
+        blocks=(Blocks("transformer_blocks", ("encoder_hidden_states", "hidden_states")),),
+        streams=(Stream("norm_out", probe=_qwen),),
         idle=("txt_norm", "txt_in", "pos_embed"),
         between=("controlnet_block_samples",),
+        hazards=(
+            "The tokens of a reference image enter the blocks with the image's, so they are "
+            "forecast too. Padded prompts and Qwen-Image-Edit 2511 copy from the host at every "
+            "step, which keeps it out of CUDA graphs."
+        ),
+    ),
+    BackboneSpec(
+        name="QwenImage21Transformer2DModel",
+        blocks=(Blocks("transformer_blocks"),),
+        streams=(Stream("norm_out", probe=_qwen21),),
+        idle=("txt_in", "pos_embed"),
+        graphs="none",
+        hazards=(
+            "With its cache of the prompt, the first step has other tokens than those that follow, "
+            "so the warm-up begins after it; without it, the prompt's tokens are forecast too."
+        ),
     ),
 )

@@ -33,6 +33,7 @@ __all__ = [
     "leave_pipeline",
     "transformers_of",
     "uninstall",
+    "unnamed_transformers_of",
     "unwrap",
 ]
 
@@ -54,6 +55,20 @@ def transformers_of(target: Any) -> list[nn.Module]:
     parts = target.components.values() if is_pipeline(target) else (target,)
     modules = {id(part): unwrap(part) for part in parts if isinstance(part, nn.Module)}
     return list(modules.values())
+
+
+def unnamed_transformers_of(target: Any) -> list[nn.Module]:
+    """Modules that may be diffusion transformers by where they are, whatever their class.
+
+    A pipeline's by the names that diffusers gives them; a module itself. Without a list of blocks
+    none is.
+    """
+    if is_pipeline(target):
+        parts = [part for name, part in target.components.items() if "transformer" in name]
+    else:
+        parts = [target]
+    modules = [unwrap(part) for part in parts if isinstance(part, nn.Module)]
+    return [m for m in modules if any(isinstance(c, nn.ModuleList) for c in m.modules())]
 
 
 def foreign_cache(target: Any) -> str | None:

@@ -46,7 +46,7 @@ def controlled(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
 def full_step(transformer: Any, given: dict[str, Any]) -> tuple[Views, Call, Tensor]:
     spec = find_spec(transformer)
     assert spec is not None
-    views, call = Views(transformer, spec), Call()
+    views, call = Views(transformer, spec), Call.full(spec)
     with torch.no_grad():
         return views, call, run_view(views.full, call, (), given)[0]
 
@@ -65,17 +65,17 @@ def test_a_skip_step_with_the_true_residual_is_the_full_step(
 ) -> None:
     transformer, given = controlled
     views, full, output = full_step(transformer, given)
-    truth = full.output
+    truth = full.passages[0].output
     assert truth is not None
     with torch.no_grad():
-        again = run_view(views.skip, Call(lambda *_: truth, idle=full.idle), (), given)[0]
+        again = run_view(views.skip, full.skip(lambda *_: truth), (), given)[0]
     assert error(again, output) <= 1e-6
 
 
 def test_the_self_check_agrees(controlled: tuple[Any, dict[str, Any]]) -> None:
     transformer, given = controlled
     views, full, output = full_step(transformer, given)
-    assert verify(views, full, output, (), given, between=True) is None
+    assert verify(views, full, (output,), (), given, between=True) is None
 
 
 @pytest.mark.parametrize(

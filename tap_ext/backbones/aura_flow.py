@@ -1,0 +1,18 @@
+"""AuraFlow."""
+
+from __future__ import annotations
+
+from tap_ext.backbones.probes import ada_norm_zero
+from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
+
+SPECS = (
+    BackboneSpec(
+        name="AuraFlowTransformer2DModel",
+        blocks=(
+            Blocks("joint_transformer_blocks", ("encoder_hidden_states", "hidden_states")),
+            Blocks("single_transformer_blocks"),
+        ),
+        streams=(Stream("norm_out", probe=ada_norm_zero),),
+        idle=("context_embedder",),
+    ),
+)

@@ -1,0 +1,244 @@
+"""What stands in a view where a module of the model stood."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from tap_ext.backbones.spec import Blocks, Stream
+from tap_ext.views.call import current_call
+from tap_ext.views.graft import AdapterError, graft, module_at
+
+__all__ = ["AbsentBlock", "Exit", "Head", "Idle", "Probe", "WatchedBlock", "argument_names"]
+
+
+class _Stand(nn.Module):
+    """Stands in a view where ``real`` stands in the model; other attributes are the real one's.
+
+    ``real`` is a submodule, so that what walks a view (LoRA scaling does) finds it.
+    """
+
+    def __init__(self, real: nn.Module, path: str) -> None:
+        super().__init__()
+        self.real = real
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("real"), name)
+
+
+def argument_names(block: nn.Module) -> tuple[str, ...]:
+    """The arguments of a block's forward, in order."""
+    return tuple(inspect.signature(type(block).forward).parameters)[1:]
+
+
+class _Block(_Stand):
+    """A main block that reads its arguments by name, however they were passed.
+
+    The first of all notes what enters each stream; every one notes that it was called.
+    """
+
+    def __init__(self, real: nn.Module, path: str, blocks: Blocks, probes: Sequence[Probe]) -> None:
+        super().__init__(real, path)
+        self._probes = tuple(probes)
+        self._names = argument_names(real)
+        self._returned = blocks.returns
+        for name in (*blocks.returns, *(probe.hidden for probe in probes)):
+            if name not in self._names:
+                raise AdapterError(
+                    f"{type(real).__name__}.forward has no argument {name!r}, "
+                    f"it has {', '.join(self._names)}"
+                )
+
+    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        call = current_call()
+        arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        for passage, probe in zip(call.passages, self._probes, strict=False):
+            passage.hidden = arguments.get(probe.hidden)
+            if passage.hidden is not None:
+                passage.probe = probe(arguments) if call.want_probe else passage.hidden
+        call.visited.append(self._path)
+        return arguments
+
+
+class WatchedBlock(_Block):
+    """Full view: notes what enters, then runs the block."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the block returns."""
+        self._enter(args, kwargs)
+        return self.real(*args, **kwargs)
+
+
+class AbsentBlock(_Block):
+    """Skip view: hands its inputs on in the block's own order of returning them."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the block would return if it changed nothing."""
+        arguments = self._enter(args, kwargs)
+        for passage, probe in zip(current_call().passages, self._probes, strict=False):
+            if passage.nudge is not None:
+                arguments[probe.hidden] = arguments[probe.hidden] + passage.nudge
+        returned = tuple(arguments.get(name) for name in self._returned)
+        return returned[0] if len(returned) == 1 else returned
+
+
+class Head(_Stand):
+    """Notes the hidden state that reaches the head; on a skip step replaces it.
+
+    Replaced, never added to: what a model adds between its blocks (ControlNet residuals) is already
+    in the residual and must not count twice.
+    """
+
+    def __init__(self, real: nn.Module, path: str, stream: Stream, number: int) -> None:
+        """The head of the stream of this number."""
+        super().__init__(real, path)
+        self._first = argument_names(real)[0]
+        self._tokens = stream.tokens
+        self._number = number
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the head returns for the hidden state, or for its forecast."""
+        if not args:  # then by name, in whatever order
+            args = (kwargs.pop(self._first),)
+        hidden, args = args[0], args[1:]
+        hidden = _leave(self._number, self._path, self._tokens, hidden)
+        return self.real(hidden, *args, **kwargs)
+
+
+def _leave(number: int, path: str, tokens: str, hidden: Tensor) -> Tensor:
+    """Note the hidden state that leaves the blocks; the forecast in its place on a skip step."""
+    call = current_call()
+    passage = call.passages[number]
+    if passage.output is not None:
+        raise AdapterError(f"the head {path!r} was called twice")
+    passage.output = hidden
+    if passage.hidden is not None:
+        # some models lay tokens out as (frames, rows, columns) for the head, or for the blocks,
+        # and some give the head what a bfloat16 block returned as float32
+        passage.output = hidden.to(passage.hidden.dtype)
+        if hidden.numel() == passage.hidden.numel():
+            passage.output = passage.output.reshape(passage.hidden.shape)
+            passage.take = slice(0, passage.hidden.shape[-2])
+        elif passage.take is None:
+            passage.take = _taken(tokens, passage.hidden.shape[-2], hidden.shape[-2])
+    if call.forecast is None:
+        return hidden
+    if passage.hidden is None:
+        raise AdapterError(f"the head {path!r} was called before the first block")
+    probe = passage.taken(passage.probe)
+    forecast = call.forecast(number, passage.taken(passage.hidden), probe)
+    if forecast.numel() != hidden.numel():
+        raise AdapterError(
+            f"the head {path!r} is given shape {tuple(hidden.shape)} on a skip step, "
+            f"{tuple(forecast.shape)} on a full one"
+        )
+    return forecast.reshape(hidden.shape).to(hidden.dtype)
+
+
+def _taken(tokens: str, entered: int, left: int) -> slice | None:
+    """Which of the tokens that entered the head is given; None: to be looked for."""
+    if tokens == "inside":
+        return None
+    if left > entered or (tokens == "all" and left != entered):
+        raise AdapterError(f"{entered} tokens entered the first block, the head is given {left}")
+    return slice(entered - left, entered) if tokens == "last" else slice(0, left)
+
+
+class Exit(_Stand):
+    """Stands around the last block, for streams that have no head to wait for."""
+
+    def __init__(self, real: nn.Module, path: str, places: Mapping[int, int]) -> None:
+        """``places`` tells, by number of the stream, where its state is in what a block returns."""
+        super().__init__(real, path)
+        self._places = places
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the last block returns, or a forecast of it."""
+        output = self.real(*args, **kwargs)
+        left = [output] if isinstance(output, Tensor) else list(output)
+        for number, place in self._places.items():
+            if left[place] is not None:
+                left[place] = _leave(number, self._path, "all", left[place])
+        return left[0] if isinstance(output, Tensor) else tuple(left)
+
+
+class Idle(_Stand):
+    """A module that need not run on a skip step: its outputs of the full step stand in."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output now, or then."""
+        call = current_call()
+        if call.forecast is not None and not call.awake:
+            return call.remembered(self._path)
+        output = self.real(*args, **kwargs)
+        call.idle[self._path].append(output)
+        return output
+
+
+class _Intercepted(Exception):
+    """Carries the probe out of a block that need not finish."""
+
+    def __init__(self, probe: Tensor) -> None:
+        self.probe = probe
+
+
+class _Intercept(_Stand):
+    """Takes the place of the first attention and hands out its input of these tokens."""
+
+    def __init__(self, real: nn.Module, path: str, tokens: torch.Size) -> None:
+        super().__init__(real, path)
+        self._tokens = tokens
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Tensor) and value.shape[:-1] == self._tokens:
+                raise _Intercepted(value)
+        raise AdapterError(f"nothing of shape {(*self._tokens, '...')} reached {self._path!r}")
+
+
+class Probe:
+    """The modulated input of the first layer (eq. 5, arXiv 2603.03792)."""
+
+    def __init__(self, block: nn.Module, stream: Stream) -> None:
+        """The probe of one stream, taken at the model's first block."""
+        self.hidden = stream.hidden
+        self._block = block
+        self._formula = stream.probe
+        self._attention = stream.attention
+
+    def __call__(self, arguments: Mapping[str, Any]) -> Tensor:
+        """The probe of what enters the block with these arguments.
+
+        Raises:
+            AdapterError: the block is not what the formula takes it for, or its attention is not
+                where it should be.
+        """
+        try:
+            if self._formula is not None:
+                return self._formula(self._block, arguments[self.hidden], arguments)
+            return self._intercept(arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            name = type(self._block).__name__
+            raise AdapterError(f"the probe of {name} failed: {error}") from error
+
+    def _intercept(self, arguments: Mapping[str, Any]) -> Tensor:
+        """What reaches the first block's attention of the stream's tokens: right for any family."""
+        attention = module_at(self._block, self._attention)
+        tokens = arguments[self.hidden].shape[:-1]
+        intercept = _Intercept(attention, self._attention, tokens)
+        block = graft(self._block, {self._attention: intercept})
+        try:
+            type(block).forward(block, **arguments)
+        except _Intercepted as caught:
+            return caught.probe
+        raise AdapterError(f"it never called {self._attention!r}")

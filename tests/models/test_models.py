@@ -1,0 +1,199 @@
+"""Every spec against the model that it describes."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tap_ext
+from tap_ext.backbones import SPECS, BackboneSpec, find_spec
+from tap_ext.views import Call, Views, run_view, verify
+from tests.models import MODELS
+from tests.models.base import Tiny, build, call, exists, inputs, sample, tensors
+
+EACH = pytest.mark.parametrize("tiny", MODELS.values(), ids=str)
+ORACLE = {torch.float32: 1e-6, torch.bfloat16: 2e-3}
+STEPS = 7
+
+
+class Seen:
+    """One call of a tiny model in one dtype: by the model itself, and by the full view."""
+
+    def __init__(self, tiny: Tiny, dtype: torch.dtype) -> None:
+        self.tiny, self.dtype = tiny, dtype
+        self.model = build(tiny, dtype)
+        self.spec = _spec(self.model)
+        self.views = Views(self.model, self.spec)
+        self.arguments = _call(tiny, dtype)
+        self.attended = self._attended()
+        with torch.no_grad():
+            self.truth = tensors(self.model(**copy.deepcopy(self.arguments)))
+        for handle in self._handles:
+            handle.remove()
+        self.full, self.output = _full(self.views, self.arguments)
+        self.wrong = _locate(self.views, self.full, self.output, self.arguments)
+
+    def _attended(self) -> list[list[Tensor]]:
+        """What reaches the first block's attention in the model's own call, for each stream."""
+        leader = next(self.model.get_submodule(self.spec.blocks[0].path).children())
+        attended: list[list[Tensor]] = [[] for _ in self.spec.streams]
+        self._handles = [
+            leader.get_submodule(stream.attention).register_forward_pre_hook(
+                lambda _, args, kwargs, seen=seen: seen.extend(tensors([args, kwargs])),
+                with_kwargs=True,
+            )
+            for stream, seen in zip(self.spec.streams, attended, strict=True)
+        ]
+        return attended
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(tiny, dtype) for tiny in MODELS.values() for dtype in ORACLE],
+    ids=lambda pair: f"{pair[0]}-{str(pair[1]).removeprefix('torch.')}",
+)
+def seen(request: pytest.FixtureRequest) -> Seen:
+    return Seen(*request.param)
+
+
+def _spec(model: nn.Module) -> BackboneSpec:
+    spec = find_spec(model)
+    assert spec is not None
+    return spec
+
+
+def _call(tiny: Tiny, dtype: torch.dtype = torch.float32, sigma: float = 0.6) -> dict[str, Any]:
+    return call(tiny, tiny.batches[-1], dtype, sigma) | {"return_dict": False}
+
+
+@torch.no_grad()
+def _full(views: Views, arguments: dict[str, Any]) -> tuple[Call, list[Tensor]]:
+    full = Call.full(views.spec)
+    return full, tensors(run_view(views.full, full, (), copy.deepcopy(arguments)))
+
+
+def _locate(views: Views, full: Call, output: Any, arguments: dict[str, Any]) -> str | None:
+    between = any(arguments.get(name) is not None for name in views.spec.between)
+    return verify(views, full, output, (), copy.deepcopy(arguments), between=between)
+
+
+def _error(found: list[Tensor], truth: list[Tensor]) -> float:
+    assert [t.shape for t in found] == [t.shape for t in truth]
+    pairs = zip(found, truth, strict=True)
+    return max(float((a - b).double().norm() / b.double().norm()) for a, b in pairs)
+
+
+def test_every_spec_has_a_tiny_model() -> None:
+    tried = {name.partition("+")[0] for name in MODELS}
+    assert tried <= set(SPECS)
+    assert set(SPECS) - tried == {name for name in SPECS if not exists(name)}
+
+
+def test_a_full_view_is_bit_identical_to_the_model(seen: Seen) -> None:
+    assert len(seen.output) == len(seen.truth) > 0
+    for ours, theirs in zip(seen.output, seen.truth, strict=True):
+        assert torch.equal(ours, theirs) and torch.isfinite(theirs).all()
+
+
+@torch.no_grad()
+def test_a_skip_view_with_the_true_residual_returns_the_models_output(seen: Seen) -> None:
+    """The residual is of this step, the idle modules' outputs are of another one."""
+    assert seen.wrong is None
+    full, views = seen.full, seen.views
+    earlier, _ = _full(views, seen.arguments | _call(seen.tiny, seen.dtype, sigma=0.8))
+    residuals = [p.output.float() - p.taken(p.hidden) if p.used else None for p in full.passages]
+    skip = Call.after(
+        full.takes, earlier.idle, lambda s, hidden, _: (hidden + residuals[s]).to(hidden.dtype)
+    )
+    again = tensors(run_view(views.skip, skip, (), copy.deepcopy(seen.arguments)))
+    assert _error(again, seen.truth) <= ORACLE[seen.dtype]
+    bypassed = tuple(f"{entry.path}." for entry in views.spec.bypassed)
+    assert full.visited == [path for path in skip.visited if not path.startswith(bypassed)]
+
+
+def test_the_probe_is_what_reaches_the_first_attention(seen: Seen) -> None:
+    for passage, attended in zip(seen.full.passages, seen.attended, strict=True):
+        if passage.used:
+            probe = passage.probe
+            assert probe is not None and probe.shape[:-1] == passage.hidden.shape[:-1]
+            # ERNIE-Image's blocks take (N, B, D), their attention (B, N, D)
+            first = next(t for t in attended if t.numel() == probe.numel())
+            first = first if first.shape == probe.shape else first.transpose(0, 1)
+            assert torch.equal(probe, first.reshape(probe.shape))
+
+
+@EACH
+@torch.no_grad()
+def test_a_skip_view_runs_no_block_and_no_idle_module(tiny: Tiny) -> None:
+    model, arguments = build(tiny), _call(tiny)
+    views = Views(model, _spec(model))
+    full, truth = _full(views, arguments)
+    assert _locate(views, full, truth, arguments) is None
+    ran: list[str] = []
+    lists = (*views.spec.blocks, *views.spec.bypassed)
+    watched = [
+        f"{e.path}.{n}" for e in lists for n, _ in model.get_submodule(e.path).named_children()
+    ]
+    for path in (*watched, *(p for p in views.spec.idle if p[-1] not in "*?")):
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda module, args, path=path: ran.append(path)
+        )
+    skip = full.skip(lambda stream, hidden, probe: full.passages[stream].output)
+    run_view(views.skip, skip, (), copy.deepcopy(arguments))
+    assert ran == []
+    _full(views, arguments)
+    assert set(watched[:1]) <= set(ran)
+
+
+@EACH
+def test_a_spec_names_what_is_there(tiny: Tiny) -> None:
+    """Drift of the installed diffusers is red here."""
+    model = build(tiny)
+    spec = _spec(model)
+    names = inspect.signature(type(model).forward).parameters
+    assert {spec.latents, spec.timestep, *spec.conditioning, *spec.between} <= set(names)
+    for path in spec.idle:
+        assert path.endswith("?") or model.get_submodule(path.removesuffix(".*"))
+    leader = next(model.get_submodule(spec.blocks[0].path).children())
+    for stream in spec.streams:
+        leader.get_submodule(stream.attention)
+
+
+@EACH
+def test_the_timestep_moves_the_way_the_spec_says(tiny: Tiny) -> None:
+    spec = SPECS[tiny.name.partition("+")[0]]
+    early, late = (
+        torch.as_tensor(tiny.time(sigma, 1)[spec.timestep]).double().mean() for sigma in (0.9, 0.1)
+    )
+    assert early != late and bool(late > early) is spec.rising
+
+
+@EACH
+def test_a_run_skips_and_restore_leaves_nothing(tiny: Tiny) -> None:
+    model = build(tiny)
+    batch = tiny.batches[-1]
+    untouched = sample(tiny, model, inputs(tiny, batch=batch), STEPS)
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("default", module="diffusers")
+        tap_ext.accelerate(model, window=2, warmup=3)
+        near = sample(tiny, model, inputs(tiny, batch=batch), STEPS)
+    (stats,) = tap_ext.stats(model).models
+    assert not stats.fallbacks
+    assert {branch.full_steps for branch in stats.branches} == {(0, 1, 2, 4, 6)}
+    assert {branch.skip_steps for branch in stats.branches} == {(3, 5)}
+    assert all(torch.isfinite(tensor).all() for tensor in near)
+    tap_ext.accelerate(model, window=1)
+    exact = sample(tiny, model, inputs(tiny, batch=batch), STEPS)
+    tap_ext.restore(model)
+    again = sample(tiny, model, inputs(tiny, batch=batch), STEPS)
+    for full, plain, truth in zip(exact, again, untouched, strict=True):
+        assert torch.equal(full, truth) and torch.equal(plain, truth)
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
