@@ -173,9 +173,9 @@ class Engine:
         self._tell(reason)
         return self.original(*args, **kwargs)
 
-    def _tell(self, reason: str) -> None:
+    def _tell(self, reason: str, *, warn: bool = True) -> None:
         """Count a call that was not accelerated; warn at the first of a kind."""
-        if reason not in self.fallbacks and reason != "switched off":
+        if warn and reason not in self.fallbacks and reason != "switched off":
             warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=5)
         self.fallbacks[reason] += 1
 
@@ -270,7 +270,7 @@ class Engine:
         call = Call.full(self._known, branch.takes, want_probe=self.config.probe == "modulated")
         output = run_view(self._entered.full, call, args, kwargs)
         if not call.passages[0].used:  # a call that only fills a cache of keys and values, say
-            self._tell("the first block or the head was not called")
+            self._tell("the first block or the head was not called", warn=not self.full)
             return output
         if (key not in self._verdicts and self.config.self_check) or not call.located:
             self._check(key, call, output, arguments, args, kwargs)

@@ -260,8 +260,12 @@ class Branches:
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:
-    loops = branch.moment is not None and moment is not None and branch.moment.loop != moment.loop
-    return loops or branch.timestep == timestep is not None or branch.turned(timestep)
+    if branch.moment is not None and moment is not None:
+        if branch.moment.loop != moment.loop:
+            return True
+        if None not in (branch.moment.step, moment.step):
+            return False  # the scheduler knows; its timesteps need not move one way
+    return branch.timestep == timestep is not None or branch.turned(timestep)
 
 
 def _sign(before: float | None, now: float | None) -> int | None:

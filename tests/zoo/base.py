@@ -20,7 +20,9 @@ class Case:
         make: builds the pipeline, the same weights every time.
         arguments: what to call it with, less the generator; it runs ``steps`` steps.
         steps: how many steps the transformer is called in.
-        branches: how many calls each step makes of each transformer.
+        branches: how many calls each step makes of each transformer; 0: it changes.
+        runs: how many denoising loops, of equally many steps, a call makes.
+        passed: calls of the transformer that are no step, because they only fill a cache.
         models: the components that ``accelerate`` is to find, by attribute.
         output: the field of the pipeline's output with what it made.
         loose: relative error (norm) that an accelerated run may have; random weights say nothing
@@ -32,6 +34,8 @@ class Case:
     arguments: Callable[[], dict[str, Any]]
     steps: int = 8
     branches: int = 1
+    runs: int = 1
+    passed: int = 0
     models: tuple[str, ...] = ("transformer",)
     output: str = "images"
     loose: float = 0.2
