@@ -72,7 +72,8 @@ class Cost:
         steps: denoising steps.
         branches: calls per step.
         full_steps: how many of the steps are full.
-        full: operations of a full step of one branch.
+        full: operations of one call of the model.
+        probe: of the probe, which a full step computes besides.
         skip: of a skip step of one branch, with what is constant over a run remembered.
         skip_rerun: of a skip step that runs all of that again, as the paper's count does.
     """
@@ -82,6 +83,7 @@ class Cost:
     branches: int
     full_steps: int
     full: int
+    probe: int
     skip: int
     skip_rerun: int
 
@@ -102,7 +104,7 @@ class Cost:
 
     def _run(self, skip: int) -> int:
         skips = self.steps - self.full_steps
-        return self.branches * (self.full_steps * self.full + skips * skip)
+        return self.branches * (self.full_steps * (self.full + self.probe) + skips * skip)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -138,13 +140,15 @@ def count(
     assert spec is not None, workload.model
     with torch.device("meta"):
         arguments = workload.inputs(size) | {"return_dict": False}
-    full, call = _full(model, spec, arguments)
+    full, _ = _full(model, spec, arguments, probe=False)
+    with_probe, call = _full(model, spec, arguments, probe=True)
     return Cost(
         model=workload.model,
         steps=steps,
         branches=workload.branches,
         full_steps=len((config or Config()).plan(steps).full_steps(steps)),
         full=full,
+        probe=with_probe - full,
         skip=_skip(model, spec, call, arguments),
         skip_rerun=_skip(model, replace(spec, idle=()), call, arguments),
     )
@@ -164,11 +168,13 @@ def _build(workload: Workload) -> nn.Module:
 
 
 @torch.no_grad()
-def _full(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> tuple[int, Call]:
-    call = Call.full(spec)
+def _full(
+    model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any], *, probe: bool
+) -> tuple[int, Call]:
+    call = Call.full(spec, want_probe=probe)
     with FlopCounterMode(display=False) as counter:
         run_view(Views(model, spec).full, call, (), arguments)
-    return counter.get_total_flops(), call
+    return int(counter.get_total_flops()), call
 
 
 @torch.no_grad()

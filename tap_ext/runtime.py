@@ -263,8 +263,9 @@ def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -
     if branch.moment is not None and moment is not None:
         if branch.moment.loop != moment.loop:
             return True
-        if None not in (branch.moment.step, moment.step):
-            return False  # the scheduler knows; its timesteps need not move one way
+        before, now = branch.moment.step, moment.step
+        if before != now:  # the scheduler knows; its timesteps need not move one way
+            return now is None or (before is not None and now < before)
     return branch.timestep == timestep is not None or branch.turned(timestep)
 
 

@@ -46,7 +46,14 @@ class Case:
 
 def available(*cases: Case) -> tuple[Case, ...]:
     """Those whose class the installed diffusers has."""
-    return tuple(case for case in cases if hasattr(diffusers, case.name.partition("+")[0]))
+    return tuple(case for case in cases if _exists(case.name.partition("+")[0]))
+
+
+def _exists(name: str) -> bool:
+    try:
+        return hasattr(diffusers, name)
+    except RuntimeError:  # its module needs a package that is not installed
+        return False
 
 
 def noise(*shape: int, seed: int) -> Tensor:

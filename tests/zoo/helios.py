@@ -76,6 +76,7 @@ CASES: tuple[Case, ...] = available(
         functools.partial(_pipe, "HeliosPipeline"),
         functools.partial(_given, num_frames=18, guidance_scale=1.0),
         steps=2 * STEPS,
+        runs=2,
         output="frames",
     ),
     Case(
@@ -84,6 +85,7 @@ CASES: tuple[Case, ...] = available(
         _staged,
         steps=2 * STEPS,
         branches=2,
+        runs=2,
         output="frames",
     ),
 )

@@ -183,6 +183,7 @@ CASES: tuple[Case, ...] = available(
         _framepack,
         functools.partial(_framepack_given, guided=False, num_frames=18, output_type="pt"),
         steps=2 * STEPS,
+        runs=2,
         output="frames",
     ),
 )

@@ -63,10 +63,6 @@ def _case(name: str, make: Callable[[str], Any], branches: int, **more: Any) -> 
 CASES = available(
     _case("LuminaPipeline", _next, branches=1),
     _case("Lumina2Pipeline", _two, branches=2),
-)
-
-CHANGING = available(
     # Guidance ends before the run does: two calls in a step, then one.
-    _case("Lumina2Pipeline+truncated", _two, branches=2, cfg_trunc_ratio=0.5),
+    _case("Lumina2Pipeline+truncated", _two, branches=0, cfg_trunc_ratio=0.5),
 )
-"""The number of calls changes within a run."""

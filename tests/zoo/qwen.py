@@ -22,6 +22,7 @@ from tests.zoo.parts import (
     picture,
     seeded,
 )
+from tests.versions import DIFFUSERS_VERSION
 
 _SIZE = {"height": 40, "width": 24}
 """Pixels; 5 x 3 tokens."""
@@ -76,10 +77,11 @@ def _make(name: str, halvings: int = 0) -> Any:
 
 
 def _prompts() -> dict[str, Any]:
-    """Prompts of different lengths, the first with padding."""
+    """Prompts of different lengths, the first with padding where diffusers takes it."""
+    padding = [1, 1] if DIFFUSERS_VERSION < (0, 37) else [0, 0]
     return {
         "prompt_embeds": noise(1, 7, 24, seed=10),
-        "prompt_embeds_mask": torch.tensor([[1, 1, 1, 1, 1, 0, 0]]),
+        "prompt_embeds_mask": torch.tensor([[1, 1, 1, 1, 1, *padding]]),
         "negative_prompt_embeds": noise(1, 4, 24, seed=20),
         "negative_prompt_embeds_mask": torch.ones(1, 4, dtype=torch.long),
         "true_cfg_scale": 3.0,

@@ -61,10 +61,6 @@ CASES = available(
         lambda: _arguments(use_kv_cache=False),
         branches=2,
     ),
-)
-
-CHANGING = available(
     # The first step sees the prompt, the others only its keys and values.
-    Case("QwenImage21Pipeline", _make, _arguments, branches=2),
+    Case("QwenImage21Pipeline", _make, _arguments, branches=0),
 )
-"""What the model is called with changes within a run, so its branches are more than its calls."""

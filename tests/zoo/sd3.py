@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.zoo.base import Case, available, noise
@@ -115,9 +116,7 @@ CASES = available(
     ),
     _case("StableDiffusion3PAGPipeline", lambda: _pag(STEPS)),
     _case("StableDiffusion3PAGImg2ImgPipeline", lambda: _pag({**PARTIAL, "image": picture()})),
+    replace(
+        _skipping("StableDiffusion3Pipeline+skip_layers_early", start=0.1, stop=0.6), branches=0
+    ),
 )
-
-CHANGING = available(
-    _skipping("StableDiffusion3Pipeline+skip_layers_early", start=0.1, stop=0.6),
-)
-"""The number of calls changes within a run."""

@@ -114,6 +114,7 @@ CASES: tuple[Case, ...] = available(
         functools.partial(_pipe, _FORCED),
         functools.partial(_forcing_given, num_frames=17, base_num_frames=9, overlap_history=1),
         steps=2 * STEPS,
+        runs=2,
         branches=2,
         output="frames",
     ),

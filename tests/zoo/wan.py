@@ -210,6 +210,7 @@ CASES: tuple[Case, ...] = available(
         _animate,
         functools.partial(_animate_given, 2 * FRAMES - 1, guidance_scale=1.0, output_type="pt"),
         steps=2 * STEPS,
+        runs=2,
         output="frames",
     ),
 )

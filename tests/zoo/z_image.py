@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,10 +113,6 @@ CASES = available(
     ),
     _case("ZImageOmniPipeline"),
     _case("ZImageOmniPipeline+image", image=photo(64, 80)),
-)
-
-CHANGING = available(
     # Guidance ends before the run does: two prompts in a call, then one.
-    _case("ZImagePipeline+truncated", cfg_truncation=0.4),
+    replace(_case("ZImagePipeline+truncated", cfg_truncation=0.4), branches=0),
 )
-"""What the model is called with changes within a run, so its branches are more than its calls."""

@@ -1,0 +1,76 @@
+"""torch.compile around and inside an accelerated transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+import tap_ext
+from tests.pipelines.builders import FULL, SKIP, WINDOWED, build, error, expected, generate, steps
+
+CLOSE = 1e-5
+"""Relative error, in norm, of a compiled run against the same run not compiled."""
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def _blocks(pipe: Any, backend: str) -> None:
+    pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True)
+
+
+def _whole(pipe: Any, backend: str) -> None:
+    pipe.transformer.compile(backend=backend)
+
+
+def _wrapped(pipe: Any, backend: str) -> None:
+    pipe.transformer = torch.compile(pipe.transformer, backend=backend)
+
+
+HOW = pytest.mark.parametrize("compile_it", [_blocks, _whole, _wrapped])
+
+
+@HOW
+@pytest.mark.parametrize("first", [True, False], ids=["compiled first", "accelerated first"])
+def test_compiled_before_or_after(compile_it: Callable[[Any, str], None], first: bool) -> None:
+    pipe = build()
+    if first:
+        compile_it(pipe, "eager")
+    tap_ext.accelerate(pipe, **WINDOWED)
+    if not first:
+        compile_it(pipe, "eager")
+    for _ in range(2):
+        assert error(generate(pipe), expected()) <= CLOSE
+    assert steps(pipe) == [(FULL, SKIP)]
+
+
+def test_repeated_blocks_are_compiled_once_and_without_breaks() -> None:
+    pipe = tap_ext.accelerate(build(), **WINDOWED)
+    _blocks(pipe, "eager")
+    generate(pipe)
+    kinds = {
+        type(block)
+        for name in ("transformer_blocks", "single_transformer_blocks")
+        for block in getattr(pipe.transformer, name)
+    }
+    assert not counters["graph_break"]
+    assert len(kinds) <= counters["stats"]["unique_graphs"] <= len(kinds) + 1
+    counters.clear()
+    generate(pipe)
+    assert not counters["stats"] and not counters["graph_break"]
+
+
+def test_inductor_makes_the_same_picture() -> None:
+    pipe = tap_ext.accelerate(build(), **WINDOWED)
+    _blocks(pipe, "inductor")
+    assert error(generate(pipe), expected()) <= CLOSE
+    assert steps(pipe) == [(FULL, SKIP)]
