@@ -11,10 +11,12 @@ from tap_ext.views.call import Call, run_view, tensors
 from tap_ext.views.pair import Views
 from tap_ext.views.standins import argument_names
 
-__all__ = ["locate", "verify"]
+__all__ = ["locate", "misplaced", "verify"]
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Relative error of the oracle, in norm, by dtype of the output."""
+
+ELSEWHERE = "the head does not see what entered the first block when the blocks are absent"
 
 CARRIED = 0.05
 """Relative error, in norm, of what is carried to the head: rounding of large hidden states."""
@@ -47,6 +49,35 @@ def verify(
         None when the skip view is right, else what is wrong. Runs the skip view once, and twice
         more where modules are idle; reads the device.
     """
+    try:
+        return _verify(views, full, output, args, kwargs, between)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model makes of a wrong spec
+        return str(error) or type(error).__name__
+
+
+def misplaced(views: Views, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """The part of ``verify`` that runs no block: whether the heads see what enters the first one.
+
+    Returns:
+        None when they do, also where something is added between, else what is wrong.
+    """
+    dry = Call.full(views.spec)
+    run_view(views.skip, dry, args, kwargs)
+    if not dry.passages[0].used:
+        return "the first block or the head was never called"
+    return None if _aligned(dry, dry) or _carried(views, dry, dry, args, kwargs) else ELSEWHERE
+
+
+def _verify(
+    views: Views,
+    full: Call,
+    output: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    between: bool,
+) -> str | None:
     if not full.passages[0].used:
         return "the first block or the head was never called"
     if len(set(full.visited)) != len(full.visited):
@@ -54,12 +85,7 @@ def verify(
     call = full.skip(lambda stream, hidden, probe: _truth(full, stream))
     for passage in call.passages:
         passage.take = passage.take or slice(None)
-    try:
-        again = run_view(views.skip, call, args, kwargs)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a model makes of a wrong spec
-        return str(error) or type(error).__name__
+    again = run_view(views.skip, call, args, kwargs)
     bypassed = tuple(f"{entry.path}." for entry in views.spec.bypassed)
     called = [path for path in call.visited if not path.startswith(bypassed)]
     if called != full.visited:
@@ -69,7 +95,7 @@ def verify(
             return "a head is reached on full steps only, or on skip steps only"
     aligned = views.spec.adds or _aligned(full, call)
     if not aligned and not (between and _carried(views, full, call, args, kwargs)):
-        return "the head does not see what entered the first block when the blocks are absent"
+        return ELSEWHERE
     if not full.located:
         return "where the head's tokens lie cannot be seen in this call"
     if (wrong := _difference(tensors(again), tensors(output))) is not None:

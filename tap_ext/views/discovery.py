@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
 from tap_ext.views.call import Call, run_view, tensors
-from tap_ext.views.check import verify
+from tap_ext.views.check import misplaced, verify
 from tap_ext.views.graft import AdapterError, graft
 from tap_ext.views.pair import Views
 from tap_ext.views.standins import argument_names
@@ -34,7 +34,8 @@ TIMESTEPS = ("timestep", "timesteps", "t")
 def discover(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BackboneSpec:
     """A spec under which this call passes the self-check.
 
-    Runs the model once, and once more without its blocks for every candidate.
+    Runs the model once, once more without its blocks for every candidate, and once more for each
+    of the few that are in the right place.
 
     Args:
         model: left as it is.
@@ -252,6 +253,8 @@ def _wrong(
     hidden = tuple(replace(stream, probe=_hidden) for stream in spec.streams)
     try:
         views = Views(model, replace(spec, streams=hidden))
+        if (wrong := misplaced(views, args, kwargs)) is not None:
+            return wrong  # most candidates, before a block was run
         full = Call.full(views.spec)
         output = run_view(views.full, full, args, kwargs)
         return verify(views, full, output, args, kwargs, between=True)
