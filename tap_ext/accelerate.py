@@ -50,6 +50,10 @@ def accelerate(
         AdapterError: a module is not what its family's spec says. Nothing is changed then.
     """
     chosen = _resolve(config, overrides)
+    if chosen.method == "steps" and not host.is_pipeline(target):
+        raise ValueError(
+            f"target must be a pipeline for method 'steps', got {type(target).__name__}"
+        )
     entries = _specs(target, spec)
     for holder in (target, *(model for model, _ in entries)):
         if (other := host.foreign_cache(holder)) is not None:

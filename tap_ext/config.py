@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tap_ext import _arguments
-from tap_ext.plan import MAX_STEPS, Plan, Schedule, Spread
-from tap_ext.predictors import MAX_HISTORY, Predictor, as_predictor, candidates
+from tap_ext.peers import METHODS, Adaptive, Method, families, fitted_window
+from tap_ext.plan import (
+    MAX_STEPS,
+    Even,
+    Plan,
+    Schedule,
+    Share,
+    Spread,
+    Weighted,
+    Windowed,
+    last_full,
+)
+from tap_ext.predictors import MAX_HISTORY, Predictor, as_predictor
 
 __all__ = ["PRESETS", "Config"]
 
@@ -18,6 +30,7 @@ Probe = Literal["modulated", "input"]
 Forecast = Literal["residual", "hidden"]
 Position = Literal["step", "sigma"]
 Graphs = Literal["auto", "skip", "all", "off"]
+Placement = Literal["even", "planned", "adaptive"]
 
 
 class _FromPreset:
@@ -30,6 +43,9 @@ class _FromPreset:
 _FROM_PRESET: Any = _FromPreset()
 
 _PAPER: Mapping[str, Any] = {
+    "method": "tap",
+    "full_steps": None,
+    "speedup": None,
     "window": 6,
     "warmup": 3,
     "tail": 0,
@@ -47,9 +63,20 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {"default": _PAPER, "paper": _PAPER}
-"""Field values by preset name. ``paper`` is section 4.1 of arXiv 2603.03792 at N = 6 and stays as
-it is whatever ``default`` becomes."""
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "planned", "forecast": "hidden"}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": _PAPER,
+    "quality": {**_BALANCED, "window": 4},
+    "balanced": _BALANCED,
+    "fast": {**_BALANCED, "window": 10},
+    "paper": _PAPER,
+}
+"""Field values by preset name.
+
+``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, planned, and forecast the
+hidden state; of few steps they keep at least three, as the windows have them. ``paper`` is section
+4.1 of arXiv 2603.03792 at N = 6 and stays as it is whatever ``default`` becomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +86,14 @@ class Config:
     A field that is not given takes its value from ``preset``.
 
     Attributes:
-        preset: ``"default"`` or ``"paper"`` (the setting of arXiv 2603.03792).
+        preset: one of ``PRESETS``; ``"paper"`` is the setting of arXiv 2603.03792.
+        method: ``"tap"``, or another method on the same machinery, with its own values for what is
+            not given: ``"fora"``, ``"taylorseer"``, ``"teacache"``, ``"speca"``; ``"steps"`` makes
+            a pipeline take fewer plain steps.
+        full_steps: how many steps of a run are full, placed by ``schedule``; all of them where it
+            has no more. The run's length has to be known, as it is to a pipeline.
+        speedup: as many full steps as make a run so many times cheaper, skip steps counted as free;
+            where its length is not known, every ``speedup``-th step.
         window: one full step per this many steps after the warm-up (N in the paper), >= 1.
         warmup: the first steps that are all full (3 in the paper), >= 1.
         tail: the last steps that are all full, >= 0; needs a run whose length is known.
@@ -77,9 +111,11 @@ class Config:
         position: the abscissa of the predictors: ``"step"`` counts steps; ``"sigma"`` reads the
             timestep, which costs one device read per step on a GPU.
         predictors: predictors to use instead of the Taylor family, the nominal one first.
-        schedule: which steps are full, instead of ``window``, ``warmup`` and ``tail``; or
-            ``"even"``: as many as these two give, evenly spread, where the length of the run is
-            known (a pipeline tells it).
+        schedule: which steps are full, instead of ``window``, ``warmup`` and ``tail``; or how as
+            many as these (or ``full_steps``, ``speedup``) say are placed where the length of the
+            run is known: ``"even"``; ``"planned"``, denser where the noise level falls fast; or
+            ``"adaptive"``, closer together where the run itself finds forecasts to be bad. None: by
+            the windows themselves, and planned where ``full_steps`` or ``speedup`` is set.
         graphs: which steps may be captured as CUDA graphs. Without a CUDA device nothing is.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
@@ -91,6 +127,9 @@ class Config:
     """
 
     preset: str = "default"
+    method: Method = _FROM_PRESET
+    full_steps: int | None = _FROM_PRESET
+    speedup: float | None = _FROM_PRESET
     window: int = _FROM_PRESET
     warmup: int = _FROM_PRESET
     tail: int = _FROM_PRESET
@@ -102,7 +141,7 @@ class Config:
     forecast: Forecast = _FROM_PRESET
     position: Position = _FROM_PRESET
     predictors: tuple[Predictor, ...] | None = _FROM_PRESET
-    schedule: Schedule | Literal["even"] | None = _FROM_PRESET
+    schedule: Schedule | Placement | None = _FROM_PRESET
     graphs: Graphs = _FROM_PRESET
     self_check: bool = _FROM_PRESET
     trace: bool = _FROM_PRESET
@@ -111,9 +150,16 @@ class Config:
         """Fill unset fields from the preset and check all of them."""
         if not isinstance(self.preset, str) or self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {_names(PRESETS)}, got {self.preset!r}")
-        for name, value in PRESETS[self.preset].items():
-            if getattr(self, name) is _FROM_PRESET:
-                object.__setattr__(self, name, value)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        given = {name: value for name, value in values.items() if value is not _FROM_PRESET}
+        object.__setattr__(self, "_given", given)
+        for name, value in _resolved(given).items():
+            object.__setattr__(self, name, value)
+        if self.full_steps is not None:
+            _arguments.integer("full_steps", self.full_steps, 1, MAX_STEPS)
+        if self.speedup is not None:
+            _arguments.real("speedup", self.speedup, 1.0, MAX_STEPS)
+        self._check_budget(given)
         for name, low, high in _INTEGERS:
             _arguments.integer(name, getattr(self, name), low, high)
         lookback = _arguments.real("lookback", self.lookback, 0, MAX_LOOKBACK)
@@ -124,11 +170,12 @@ class Config:
         for name in ("self_check", "trace"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
-        named = self.schedule is None or self.schedule == "even"
-        if not named and not callable(getattr(self.schedule, "is_full", None)):
+        own = callable(getattr(self.schedule, "is_full", None))
+        if not own and self.schedule is not None and self.schedule not in get_args(Placement):
             raise TypeError(
-                "schedule must be None, 'even' or have a method is_full(step, num_steps) -> bool, "
-                f"got {self.schedule!r} ({type(self.schedule).__name__})"
+                f"schedule must be None, {_names(get_args(Placement))} or have a method "
+                "is_full(step, num_steps) -> bool, got "
+                f"{self.schedule!r} ({type(self.schedule).__name__})"
             )
         object.__setattr__(self, "predictors", _check_predictors(self.predictors))
 
@@ -136,23 +183,105 @@ class Config:
         """The candidate predictors, the nominal one first."""
         if self.predictors is not None:
             return self.predictors
-        return candidates(self.order, self.lookback, self.lookback_step)
+        return families(self.method, self.order, self.warmup, self.lookback, self.lookback_step)
 
     @property
     def planes(self) -> int:
         """S: how many planes a stack must hold for the candidates of this configuration."""
         return max(predictor.history for predictor in self.family())
 
-    def plan(self, num_steps: int | None = None) -> Plan:
-        """The plan of a run of ``num_steps`` steps (None: unknown)."""
+    def plan(self, num_steps: int | None = None, levels: Sequence[float] | None = None) -> Plan:
+        """The plan of a run.
+
+        Args:
+            num_steps: its number of steps; None: unknown.
+            levels: the noise level or timestep of each step, in any unit, where that is known.
+        """
+        if self.method == "steps":
+            return Plan(window=1, num_steps=num_steps)  # the run itself has fewer steps
         schedule = self.schedule
-        if schedule == "even":
-            schedule = Spread(self.window, self.warmup)
+        if schedule is None or isinstance(schedule, str):
+            schedule = self._placed(num_steps, levels)
         return Plan(self.window, self.warmup, self.tail, num_steps, schedule)
 
+    @property
+    def wants_levels(self) -> bool:
+        """Whether ``plan`` makes use of noise levels."""
+        by_name = self.schedule in ("planned", "adaptive")
+        bound = self.full_steps is not None or self.speedup is not None
+        return by_name or (bound and self.schedule is None)
+
+    def budget(self, num_steps: int) -> int:
+        """How many steps of a run of ``num_steps`` ``full_steps``, ``speedup`` or the windows ask.
+
+        Args:
+            num_steps: the number of steps of the run.
+        """
+        if self.full_steps is not None:
+            return min(self.full_steps, num_steps)
+        if self.speedup is not None:
+            return min(Share(self.speedup).count(num_steps), num_steps)
+        return len(Plan.full_steps(num_steps, self.window, self.warmup, self.tail))
+
+    def _placed(self, num_steps: int | None, levels: Sequence[float] | None) -> Schedule | None:
+        """Where the budget lies; None: in the windows."""
+        bound = self.full_steps is not None or self.speedup is not None
+        if num_steps is None:
+            if self.full_steps is not None:
+                return Even(self.full_steps)  # which says that it needs the number of steps
+            if self.speedup is not None and self.method == "fora":
+                return Windowed(math.ceil(self.speedup), 1)
+            return None if self.speedup is None else Share(self.speedup)
+        if self.method != "tap" and bound:
+            return fitted_window(self.budget(num_steps), self.warmup, num_steps)
+        if self.schedule == "even" and not bound:
+            return Spread(self.window, self.warmup)
+        if self.schedule is None and not bound:
+            return None
+        count = max(self.budget(num_steps), 1)
+        fitting = tuple(levels) if levels is not None and len(levels) == num_steps else None
+        if self.schedule == "adaptive":
+            return Adaptive(count, fitting)
+        if self.schedule == "even" or fitting is None:
+            return Even(count, last_full(count, num_steps))
+        return Weighted(count, fitting)
+
     def replace(self, **changes: Any) -> Config:
-        """A copy with other values, validated anew."""
-        return dataclasses.replace(self, **changes)
+        """A copy with other values, validated anew; what was not given still follows the preset."""
+        given: dict[str, Any] = self.__dict__["_given"]
+        return Config(**(given | changes))
+
+    def _check_budget(self, given: Mapping[str, Any]) -> None:
+        """One thing only may say how many steps are full."""
+        windows = [name for name in ("window", "warmup", "tail") if name in given]
+        for name in ("full_steps", "speedup"):
+            if getattr(self, name) is None:
+                continue
+            others = ["full_steps"] * (name == "speedup" and self.full_steps is not None)
+            others += windows
+            if not isinstance(self.schedule, str | None):
+                others.append("schedule")
+            if others:
+                raise ValueError(
+                    f"{name} must not be given beside {others[0]}, got {name}="
+                    f"{getattr(self, name)!r} and {others[0]}={getattr(self, others[0])!r}"
+                )
+        if self.method == "steps" and self.full_steps is None and self.speedup is None:
+            raise ValueError("method 'steps' must be given full_steps or speedup, got neither")
+
+
+def _resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields: what is given, else the method's value, else the preset's."""
+    preset = PRESETS[given["preset"]]
+    method = given.get("method", preset["method"])
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be one of {_names(METHODS)}, got {method!r}")
+    values = {**preset, **METHODS[method], **given}
+    own = not isinstance(given.get("schedule"), str | None)
+    if own or {"window", "warmup", "tail", "full_steps", "speedup"} & given.keys():
+        # another way to say how many steps are full than the preset's
+        values |= {name: given.get(name) for name in ("full_steps", "speedup")}
+    return values
 
 
 _INTEGERS = (

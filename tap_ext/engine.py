@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
 from tap_ext.config import Config
-from tap_ext.plan import Plan
+from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run, held, signature
-from tap_ext.state import DTYPES, State, Step
+from tap_ext.state import DTYPES, FullStepWanted, State, Step
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
 
 MAX_VERDICTS = 1024
 """Self-checks remembered; arguments that are new objects at every call must not fill memory."""
+
+
+_ASKED = Plan(schedule=Listed((0,)))
+"""Of every stream but the first, which decides for all: full when asked to be."""
 
 
 class _OtherTokens(Exception):
@@ -137,6 +141,9 @@ class Engine:
                     return self._skip_step(run, branch, args, kwargs)
                 except _OtherTokens:
                     branch = self._begin_again(run, branch)
+                except FullStepWanted:
+                    for state in branch.states.values():
+                        state.begin(state.step, state.position, full=True)
             return self._full_step(branch, key, arguments, args, kwargs)
         except AdapterError as error:
             self._branches.drop(run)
@@ -206,7 +213,10 @@ class Engine:
         if journal is None:
             journal = self._journal = Journal()
             self.runs += 1
-        plan = self.config.plan(None if run.clock is None else run.clock.num_steps())
+        clock = run.clock
+        steps = None if clock is None else clock.num_steps()
+        levels = clock.levels() if clock is not None and self.config.wants_levels else None
+        plan = self.config.plan(steps, levels)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
         branch = Branch(name, key, conditioning, {}, journal, trend=trend)
@@ -226,7 +236,7 @@ class Engine:
         """A history for one stream of a branch."""
         make = functools.partial(State, None, self.config)
         state = branch.states[stream] = self._branches.state(branch.signature, stream, make)
-        state.plan = plan
+        state.plan = plan if stream == 0 else _ASKED
         hidden = self._known.streams[stream].hidden
         name = f"{branch.name}.{hidden}" if stream else branch.name
         branch.journal.logs.append((name, state.log))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from tap_ext import _arguments
@@ -19,6 +22,39 @@ class Schedule(Protocol):
 
     def is_full(self, step: int, num_steps: int | None) -> bool:
         """Whether ``step``, counted from 0, is full in a run of ``num_steps`` (None: not known)."""
+
+
+class Look(Protocol):
+    """What a skip step shows, one number per batch row. Each call reads the device once."""
+
+    def distance(self) -> list[float]:
+        """Mean over the tokens of the proxy distance (eq. 7) of the candidate that each took."""
+
+    def change(self) -> list[float]:
+        """TeaCache's mean ``|probe - last step's|`` over mean ``|last step's|``."""
+
+    def error(self) -> list[float]:
+        """SpeCa's mean ``|predicted - probe| / (|probe| + 1e-10)``, here of the probe."""
+
+
+class Follower(Protocol):
+    """Decides during one run of one branch; plain host arithmetic, the same for the same looks.
+
+    A model call holds the whole batch, so there is one decision per call: how the rows make it
+    is the follower's rule.
+    """
+
+    compares: bool
+    """Whether ``Look.change`` is asked for: it needs one probe held from step to step."""
+
+    def is_full(self, step: int) -> bool:
+        """Whether ``step``, counted from 0, is full, before it begins."""
+
+    def saw(self, step: int, look: Look) -> bool:
+        """A skip step has its probe; whether it should be full after all."""
+
+    def recorded(self, step: int) -> None:
+        """A full step is done."""
 
 
 class _Listing:
@@ -112,7 +148,10 @@ class Even(_Listing):
             ValueError: ``num_steps`` is None.
         """
         if num_steps is None:
-            raise ValueError("Even needs num_steps, the number of steps of the run, got None")
+            raise ValueError(
+                "Even needs num_steps, the number of steps of the run, got None: a pipeline tells "
+                "it; for a bare transformer choose speedup or window"
+            )
         if self.count == 1 or self.count >= num_steps:
             return step == 0 or self.count >= num_steps
         # The i-th full step is i * last / gaps, rounded half up.
@@ -152,8 +191,125 @@ class Spread(_Listing):
         return step == 0 or Even(max(count, 1), self.last).is_full(step, num_steps)
 
 
-_SCHEDULES: dict[str, type[Windowed | Listed | Even | Spread]] = {
-    kind.__name__: kind for kind in (Windowed, Listed, Even, Spread)
+@dataclass(frozen=True)
+class Weighted(_Listing):
+    """Full steps spread evenly in the integral of ``(step length / noise level) ** power``.
+
+    A forecast of order m is wrong by about the (m + 1)-th power of the distance, counted in steps,
+    and a wrong velocity moves the sample by the length of the step. The total is least where each
+    gap carries the same error: density ~ length^(1 / (m + 2)), hence 1/4 for order 2. So full steps
+    are denser where the scheduler takes its long steps. That lengths count relative to the noise
+    level is measured, not derived. Power 0 is even spacing.
+
+    Attributes:
+        count: how many steps are full.
+        levels: the noise level of each step, or its timestep, in any unit, not negative; as many as
+            the run has steps. Levels that rise over the run are taken as one less the noise.
+        power: the exponent.
+        last: the last full step, counted from the end of the run; None: it leaves a quarter of the
+            mean gap behind it, rounded down.
+    """
+
+    count: int
+    levels: tuple[float, ...]
+    power: float = 0.25
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _arguments.integer("count", self.count, 1, MAX_STEPS)
+        levels = tuple(_arguments.real("levels", level, 0.0) for level in self.levels)
+        object.__setattr__(self, "levels", levels)
+        _arguments.real("power", self.power, 0.0, 1.0)
+        if self.last is not None:
+            _arguments.integer("last", self.last, -MAX_STEPS, -1)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full.
+
+        Raises:
+            ValueError: the run has not as many steps as there are levels.
+        """
+        if num_steps is not None and num_steps != len(self.levels):
+            raise ValueError(f"levels must be {num_steps}, one per step, got {len(self.levels)}")
+        return step in _placed(self)
+
+
+@lru_cache(maxsize=256)
+def _placed(schedule: Weighted) -> frozenset[int]:
+    total, count = len(schedule.levels), schedule.count
+    if count >= total:
+        return frozenset(range(total))
+    if count == 1:
+        return frozenset({0})
+    last = max(total + (last_full(count, total) if schedule.last is None else schedule.last), 0)
+    mass = cumulated(schedule.levels, schedule.power)
+    return frozenset(_spread(mass[: max(last, count - 1) + 1], count))
+
+
+def last_full(count: int, num_steps: int) -> int:
+    """Where the last full step lies, from the end of the run: a quarter of the mean gap before."""
+    return -1 - num_steps // (4 * count)
+
+
+def cumulated(levels: Sequence[float], power: float) -> list[float]:
+    """The path from the first step to each: relative step lengths, to a power, summed.
+
+    A length is relative to the mean of the levels at both ends; even where none moves.
+    """
+    if levels[0] < levels[-1]:
+        levels = [levels[0] + levels[-1] - level for level in levels]
+    pairs = list(pairwise(levels))
+    lengths = [abs(b - a) / abs(a + b) if a != b and a != -b else 0.0 for a, b in pairs]
+    moves = any(lengths)
+    return [0.0, *accumulate(length**power if moves else 1.0 for length in lengths)]
+
+
+def _spread(mass: Sequence[float], count: int) -> list[int]:
+    """``count`` distinct steps, the first and the last included, nearest to equal masses apart."""
+    steps = [0]
+    for number in range(1, count):
+        wanted = mass[-1] * number / (count - 1)
+        after = bisect_left(mass, wanted, 1, len(mass) - 1)
+        nearest = after - (wanted - mass[after - 1] < mass[after] - wanted)
+        latest = len(mass) - (count - number)
+        steps.append(min(max(nearest, steps[-1] + 1), latest))
+    return steps
+
+
+@dataclass(frozen=True)
+class Share(_Listing):
+    """One step in ``speedup`` is full, spread evenly as by ``Even``.
+
+    Of a run whose length is known ``floor(num_steps / speedup)`` steps, at least one: skip steps
+    counted as free, it is at least so many times cheaper. Where the length is not known, the steps
+    at which another multiple of ``speedup`` has passed: 0, 6, 12, ...
+
+    Attributes:
+        speedup: steps per full step, at least 1.
+    """
+
+    speedup: float
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        _arguments.real("speedup", self.speedup, 1.0, MAX_STEPS)
+
+    def count(self, num_steps: int) -> int:
+        """How many steps of a run are full."""
+        return max(math.floor(num_steps / self.speedup + 1e-9), 1)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full."""
+        if num_steps is None:
+            due = math.ceil(step / self.speedup - 1e-9) * self.speedup
+            return due < step + 1 - 1e-9
+        count = self.count(num_steps)
+        return Even(count, last_full(count, num_steps)).is_full(step, num_steps)
+
+
+_SCHEDULES: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (Windowed, Listed, Even, Spread, Weighted, Share)
 }
 
 
@@ -218,6 +374,14 @@ class Plan:
         """Returns the same schedule for a run of ``num_steps``."""
         return Plan(num_steps=num_steps, schedule=self.schedule)
 
+    def follow(self) -> Follower | None:
+        """Who decides on the steps of a run as it goes on; None: they are known beforehand."""
+        follow = getattr(self.schedule, "follow", None)
+        if follow is None or (self.num_steps is not None and self.num_steps <= _ALWAYS_FULL):
+            return None
+        follower: Follower = follow(self.num_steps)
+        return follower
+
     def _full_steps(self, num_steps: int | None = None) -> list[int]:
         """Returns the full steps of a run of ``num_steps``, the plan's own number by default."""
         plan = self if num_steps is None else self.with_steps(num_steps)
@@ -232,9 +396,10 @@ class Plan:
             TypeError: the schedule is not one of this module.
         """
         kind = type(self.schedule).__name__
-        if not isinstance(self.schedule, Windowed | Listed | Even | Spread):
+        if _SCHEDULES.get(kind) is not type(self.schedule):
             raise TypeError(f"schedule must be one of {', '.join(_SCHEDULES)} to save, got {kind}")
-        return {"num_steps": self.num_steps, "schedule": {"kind": kind, **asdict(self.schedule)}}
+        settings = asdict(self.schedule)  # type: ignore[call-overload]
+        return {"num_steps": self.num_steps, "schedule": {"kind": kind, **settings}}
 
     @staticmethod
     def from_dict(saved: Mapping[str, Any]) -> Plan:

@@ -57,6 +57,9 @@ class Clock(Protocol):
     def num_steps(self) -> int | None:
         """How many steps the loop has; None: unknown."""
 
+    def levels(self) -> tuple[float, ...] | None:
+        """The noise level of each step, in any unit; None: unknown."""
+
     def refusal(self) -> str | None:
         """Why this loop cannot be accelerated; None: it can."""
 

@@ -11,6 +11,10 @@ Usable with any model: nothing here knows of modules or pipelines. Each step is 
             state.record(hidden, output, probe)
         else:
             output = state.predict(hidden, probe)
+
+A schedule that decides while the run goes on (``Adaptive``, TeaCache, SpeCa) is shown every step.
+One that wants the present step full after all, having seen its probe, makes ``predict`` raise
+``FullStepWanted``: then the blocks run, and ``record`` follows.
 """
 
 from __future__ import annotations
@@ -27,10 +31,11 @@ from torch import Tensor
 
 from tap_ext import ops
 from tap_ext.config import Config
-from tap_ext.plan import Plan
+from tap_ext.peers import measures
+from tap_ext.plan import Follower, Plan
 from tap_ext.predictors import Predictor, Rows, gaps, rows
 
-__all__ = ["Log", "Stack", "State", "Step"]
+__all__ = ["FullStepWanted", "Log", "Stack", "State", "Step"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -40,6 +45,10 @@ class Step(enum.Enum):
 
     FULL = "full"
     SKIP = "skip"
+
+
+class FullStepWanted(Exception):
+    """A skip step whose probe says that it should be full; the state now expects ``record``."""
 
 
 class Stack:
@@ -130,6 +139,7 @@ class State:
         self._features = Stack(depth)
         self._out: Tensor | None = None
         self._index: Tensor | None = None
+        self._previous: Tensor | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -140,6 +150,8 @@ class State:
         self._newest = -1
         self.position = -1.0
         self._due: Step | None = None
+        self._follower: Follower | None = None
+        self._followed = False
         self.log = Log(self.family)
 
     def begin(
@@ -157,10 +169,15 @@ class State:
             full step was never recorded (it failed); else ``Step.SKIP``.
         """
         self.step = self.step + 1 if step is None else step
+        if self.log.skip_steps[-1:] == [self.step]:  # predicted, and then wanted in full
+            self.log.skip_steps.pop()
         self.position = float(self.step) if position is None else position
         unfinished = self._due is Step.FULL
         unknown = not self._features.past or not math.isfinite(self.position)
-        wanted = full or unfinished or unknown or self.plan.is_full(self.step)
+        if not self._followed:
+            self._follower, self._followed = self.plan.follow(), True
+        decides = self.plan if self._follower is None else self._follower
+        wanted = full or unfinished or unknown or decides.is_full(self.step)
         self._due = Step.FULL if wanted else Step.SKIP
         return self._due
 
@@ -179,6 +196,9 @@ class State:
         residual = self.config.forecast == "residual"
         self._features.push(_tokens(output), self.position, _tokens(hidden) if residual else None)
         self._probes.push(_tokens(probe), self.position)
+        if self._follower is not None:
+            self._follower.recorded(self.step)
+            self._keep(_tokens(probe))
         self._newest = self.step
         self.log.full_steps.append(self.step)
         self._due = None
@@ -200,27 +220,33 @@ class State:
 
         Raises:
             RuntimeError: the step was not begun as a skipped one.
+            FullStepWanted: the plan decides from data, and decides so.
         """
         self._expect(Step.SKIP, "predict")
         table, unit = self._rows()
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
         difference = table.difference * unit ** np.arange(self._features.depth)
         weights = torch.tensor(difference, dtype=torch.float32, device=hidden.device)
-        tokens = _tokens(hidden)
+        tokens, probes = _tokens(hidden), _tokens(probe)
         if self._out is None or self._index is None or not _alike(self._out, tokens):
             self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
             self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
         assert self._probes.planes is not None and self._features.planes is not None
-        ops.skip_step_(
-            self._out,
-            self._index,
-            self._probes.planes,
-            _tokens(probe),
-            self._features.planes,
-            tokens if self.config.forecast == "residual" else None,
-            weights,
-            self.config.metric,
-        )
+        base = tokens if self.config.forecast == "residual" else None
+        if self._follower is None:
+            ops.skip_step_(
+                self._out,
+                self._index,
+                self._probes.planes,
+                probes,
+                self._features.planes,
+                base,
+                weights,
+                self.config.metric,
+            )
+        else:
+            self._ask(self._follower, probes, weights)
+            self._out.copy_(ops.gather_rows(self._features.planes, weights, self._index, base))
         self.log.count(self._index, table)
         if self.on_predict is not None:
             self.on_predict(self.step, self._index, table)
@@ -228,10 +254,31 @@ class State:
         self._due = None
         return self._out.view(hidden.shape)
 
+    def _ask(self, follower: Follower, probe: Tensor, weights: Tensor) -> None:
+        """Choose every token's row, and show the step to who decides on it."""
+        assert self._probes.planes is not None and self._index is not None
+        distance = torch.empty_like(self._index, dtype=torch.float32)
+        planes, metric = self._probes.planes, self.config.metric
+        ops.select_out(planes, probe, weights, metric, index=self._index, distance=distance)
+        look = _Look(planes, probe, weights, self._index, distance, self._previous)
+        wanted = follower.saw(self.step, look)
+        self._keep(probe)
+        if wanted:
+            self._due = Step.FULL
+            raise FullStepWanted
+
+    def _keep(self, probe: Tensor) -> None:
+        """Hold the probe of this step for the next one, where that is compared with it."""
+        if self._follower is None or not self._follower.compares:
+            return
+        if self._previous is None or not _alike(self._previous, probe):
+            self._previous = torch.empty_like(probe, memory_format=torch.contiguous_format)
+        self._previous.copy_(probe)
+
     @property
     def nbytes(self) -> int:
-        """Bytes held: two stacks, one output, one index."""
-        buffers = (self._out, self._index)
+        """Bytes held: two stacks, one output, one index; a probe where steps are compared."""
+        buffers = (self._out, self._index, self._previous)
         return (
             self._probes.nbytes
             + self._features.nbytes
@@ -257,6 +304,28 @@ class State:
                 f"{call}() must follow a begin() that returned {step}, "
                 f"got {'no begin()' if self._due is None else self._due}"
             )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a skip step shows to a follower; each measurement reads one number per batch row."""
+
+    planes: Tensor
+    probe: Tensor
+    weights: Tensor
+    index: Tensor
+    rows_distance: Tensor
+    previous: Tensor | None
+
+    def distance(self) -> list[float]:
+        return measures.per_row(self.rows_distance)
+
+    def change(self) -> list[float]:
+        assert self.previous is not None
+        return measures.change(self.probe, self.previous)
+
+    def error(self) -> list[float]:
+        return measures.error(ops.gather_rows(self.planes, self.weights, self.index), self.probe)
 
 
 @lru_cache(maxsize=4096)

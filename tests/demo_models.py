@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import tokenizers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -62,8 +64,7 @@ def save_random_checkpoint(folder: Path) -> None:
         bos_token_id=0,
         eos_token_id=2,
     )
-    letters = {"<|startoftext|>": 0, "a</w>": 1, "<|endoftext|>": 2, "b</w>": 3}
-    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -1.0)]
+    clip_tokenizer, t5_tokenizer = _tokenizers(folder)
     FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=AutoencoderKL(
@@ -74,11 +75,11 @@ def save_random_checkpoint(folder: Path) -> None:
             scaling_factor=1.5,
         ),
         text_encoder=CLIPTextModel(clip),
-        tokenizer=CLIPTokenizer(vocab=letters, merges=[], model_max_length=77),
+        tokenizer=clip_tokenizer,
         text_encoder_2=T5EncoderModel(
             T5Config(vocab_size=8, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
         ),
-        tokenizer_2=T5TokenizerFast(vocab=words),
+        tokenizer_2=t5_tokenizer,
         transformer=FluxTransformer2DModel(
             in_channels=4,
             num_layers=1,
@@ -91,3 +92,21 @@ def save_random_checkpoint(folder: Path) -> None:
             guidance_embeds=True,
         ),
     ).save_pretrained(folder)
+
+
+def _tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5TokenizerFast]:
+    """From files, which transformers 4 and 5 read alike."""
+    letters = {"<|startoftext|>": 0, "a</w>": 1, "<|endoftext|>": 2, "b</w>": 3}
+    clip = folder / "tokenizer"
+    clip.mkdir(parents=True)
+    (clip / "vocab.json").write_text(json.dumps(letters))
+    (clip / "merges.txt").write_text("#version: 0.2\n")
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -1.0)]
+    t5 = tokenizers.Tokenizer(tokenizers.models.Unigram(words, unk_id=2))
+    t5.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    (folder / "tokenizer_2").mkdir()
+    t5.save(str(folder / "tokenizer_2" / "tokenizer.json"))
+    return (
+        CLIPTokenizer.from_pretrained(clip, model_max_length=77),
+        T5TokenizerFast.from_pretrained(folder / "tokenizer_2"),
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tap_ext.backbones import SPECS
 from tap_ext.cli import main
 
 
@@ -185,3 +186,29 @@ class TestDemo:
         assert all(row["psnr"] > 10 for row in rows[1:])
         assert "2 pictures, bfloat16 on cpu" in printed.err
         assert out.exists()
+
+
+def test_specs_are_printed_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == list(SPECS)
+    assert main(["spec", "FluxTransformer2DModel", "--json"]) == 0
+    (flux,) = json.loads(capsys.readouterr().out)
+    assert flux["blocks"][0] == {
+        "path": "transformer_blocks",
+        "returns": ["encoder_hidden_states", "hidden_states"],
+    }
+    assert (flux["streams"][0]["head"], flux["streams"][0]["probe"]) == (
+        "norm_out",
+        "ada_norm_zero",
+    )
+    assert main(["spec", "WanTransformer3DModel"]) == 0
+    assert "blocks" in capsys.readouterr().out
+
+
+def test_a_class_without_a_spec_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spec", "FluxTransformer"]) == 1
+    assert "did you mean FluxTransformer2DModel?" in capsys.readouterr().err
+    assert main(["spec", "UNet"]) == 1
+    assert "UNet has no spec; see --list" in capsys.readouterr().err
+    assert "class names or --list" in refusal(capsys, "spec")

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from tap_ext import Config, Plan
 from tap_ext.config import PRESETS
-from tap_ext.plan import Listed
+from tap_ext.plan import Even, Listed, Weighted
 from tap_ext.predictors import Newton, Reuse, Taylor
+
+LEVELS = tuple(level**2.0 for level in range(50, 0, -1))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,13 @@ from tap_ext.predictors import Newton, Reuse, Taylor
         ("predictors", 3, TypeError),
         ("predictors", ("taylor",), TypeError),
         ("predictors", (Reuse(),) * 65, ValueError),
+        *((name, bad, TypeError) for name in ("full_steps", "speedup") for bad in (True, "8")),
+        ("full_steps", 0, ValueError),
+        ("full_steps", 8.0, TypeError),
+        ("speedup", 0.5, ValueError),
+        ("speedup", float("nan"), ValueError),
+        ("method", "deepcache", ValueError),
+        ("method", None, ValueError),
         ("preset", "fastest", ValueError),
         ("preset", 1, ValueError),
     ],
@@ -84,6 +93,20 @@ def test_every_preset_names_every_field() -> None:
         assert set(preset) == fields
 
 
+@pytest.mark.parametrize(
+    ("preset", "of_fifty", "of_eight"), [("quality", 14, 4), ("balanced", 10, 3), ("fast", 7, 3)]
+)
+def test_presets_by_their_budgets(preset: str, of_fifty: int, of_eight: int) -> None:
+    config = Config(preset=preset)
+    assert config.plan(50, LEVELS).schedule == Weighted(of_fifty, LEVELS)
+    assert len(config.plan(8).full_steps()) == of_eight
+    assert config.plan(4).full_steps()[:3] == [0, 2, 3] and config.plan(3).full_steps() == [0, 1, 2]
+    assert config.plan(None) == Config(window=config.window).plan(None)
+    assert config.forecast == "hidden"
+    assert config.replace(full_steps=5).plan(50, LEVELS).schedule == Weighted(5, LEVELS)
+    assert Config(preset=preset, method="taylorseer").forecast == "residual"
+
+
 def test_a_configuration_plans_its_runs() -> None:
     plan = Config(window=8).plan(50)
     assert [step for step in range(50) if plan.is_full(step)] == [0, 1, 2, 10, 18, 26, 34, 42]
@@ -96,6 +119,63 @@ def test_an_even_schedule_costs_as_much() -> None:
     config = Config(window=8, schedule="even")
     assert config.plan(50).full_steps(50) == [0, 7, 13, 20, 27, 34, 40, 47]
     assert config.plan(None).is_full(2)  # nothing to spread over: as windowed
+
+
+def test_a_budget_is_placed_by_the_noise_levels() -> None:
+    config = Config(full_steps=8)
+    assert config.plan(50).full_steps() == Even(8, -2).full_steps(50)
+    assert config.plan(50, LEVELS).full_steps() == Weighted(8, LEVELS).full_steps(50)
+    assert config.plan(50, LEVELS[:20]).full_steps() == Even(8, -2).full_steps(50)
+    assert config.replace(schedule="even").plan(50, LEVELS) == config.plan(50)
+    assert Config(speedup=6).plan(50, LEVELS) == config.plan(50, LEVELS)
+    planned = Config(schedule="planned", window=8).plan(50, LEVELS)
+    assert planned == config.plan(50, LEVELS)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8])
+def test_a_budget_of_all_steps_is_all_full(steps: int) -> None:
+    assert Config(full_steps=8).plan(steps, LEVELS[:steps]).full_steps() == list(range(steps))
+
+
+def test_a_run_of_unknown_length() -> None:
+    with pytest.raises(ValueError, match="choose speedup or window"):
+        Config(full_steps=8).plan(None).is_full(1)
+    plan = Config(speedup=4).plan(None)
+    assert [step for step in range(10) if plan.is_full(step)] == [0, 4, 8]
+    assert Config(schedule="planned").plan(None) == Config().plan(None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"full_steps": 8, "speedup": 6}, ("speedup", "full_steps")),
+        ({"full_steps": 8, "window": 6}, ("full_steps", "window")),
+        ({"full_steps": 8, "warmup": 3}, ("full_steps", "warmup")),
+        ({"speedup": 8, "tail": 1}, ("speedup", "tail")),
+        ({"speedup": 8, "schedule": Listed((0,))}, ("speedup", "schedule")),
+    ],
+)
+def test_one_thing_only_says_how_many_steps_are_full(
+    fields: dict[str, Any], names: tuple[str, str]
+) -> None:
+    with pytest.raises(ValueError, match=f"{names[0]} must not be given beside {names[1]}"):
+        Config(**fields)
+
+
+def test_replacing_keeps_what_was_given_and_no_more() -> None:
+    config = Config(full_steps=8).replace(order=1)
+    assert (config.full_steps, config.order) == (8, 1)
+    assert Config(order=1).replace(preset="paper") == Config(preset="paper", order=1)
+    with pytest.raises(ValueError, match="beside window"):
+        Config(window=8).replace(full_steps=8)
+
+
+def test_fewer_steps_need_a_number() -> None:
+    with pytest.raises(ValueError, match="must be given full_steps or speedup"):
+        Config(method="steps")
+    config = Config(method="steps", speedup=6)
+    assert config.budget(50) == 8 and config.budget(3) == 1
+    assert config.plan(8).full_steps() == list(range(8))
 
 
 def test_own_predictors_replace_the_family() -> None:

@@ -24,11 +24,13 @@ from torch import nn
 
 import tap_ext
 from tap_ext.demo import bundled, picture
-from tap_ext.demo.measure import around_calls, call_times, psnr, ssim, step_flops, wall_time
-from tap_ext.demo.progress import progress
 from tap_ext.demo.run import Comparison, compare, model_calls
 from tap_ext.demo.subject import Subject, from_bundle
 from tap_ext.demo.table import table
+from tap_ext.evaluate.clocks import around_calls, call_times, wall_time
+from tap_ext.evaluate.flops import step_flops
+from tap_ext.evaluate.metrics import psnr, ssim
+from tap_ext.evaluate.progress import progress
 from tests.demo_models import BLOCKS, CAPTION, TOKENS, WIDTH, save_random_bundle
 
 STEPS, WINDOWS, REPEATS, SEED = 14, (3, 5), 2, 7

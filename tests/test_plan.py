@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tap_ext.plan import Even, Listed, Plan, Spread, Windowed
+from tap_ext.plan import Even, Listed, Plan, Share, Spread, Weighted, Windowed, last_full
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -210,12 +210,12 @@ def test_plans_are_values(schedule, num_steps):
 
 def test_only_known_schedules_are_saved():
     with pytest.raises(
-        TypeError, match="must be one of Windowed, Listed, Even, Spread to save, got Odd"
+        TypeError, match=r"must be one of Windowed, Listed, .*, Share to save, got Odd"
     ):
         Plan(schedule=Odd()).to_dict()
     saved = {"num_steps": None, "schedule": {"kind": "Odd"}}
     with pytest.raises(
-        ValueError, match="kind must be one of Windowed, Listed, Even, Spread, got 'Odd'"
+        ValueError, match=r"kind must be one of Windowed, Listed, .*, Share, got 'Odd'"
     ):
         Plan.from_dict(saved)
 
@@ -282,3 +282,98 @@ def test_spread_checks_its_fields() -> None:
         with pytest.raises(ValueError, match=name):
             Spread(**bad)
     assert Plan.from_dict(Plan(schedule=Spread(8)).to_dict()).schedule == Spread(8)
+
+
+# Weighted
+
+
+def _shifted(steps: int, shift: float) -> tuple[float, ...]:
+    """Noise levels of a rectified flow whose schedule is shifted, the last before zero."""
+    time = np.linspace(1, 1 / steps, steps)
+    return tuple((shift * time / (1 + (shift - 1) * time)).tolist())
+
+
+def test_weighted_on_flux():
+    assert Weighted(8, _shifted(50, 3.16)).full_steps(50) == [0, 9, 18, 26, 33, 39, 44, 48]
+    assert Weighted(12, _shifted(50, 3.16)).full_steps(50)[-4:] == [39, 43, 46, 48]
+
+
+@PROPERTY
+@given(st.integers(1, 40), st.integers(1, 90), st.floats(1.0, 12.0), st.floats(0.0, 1.0))
+def test_weighted_against_its_definition(count, num_steps, shift, power):
+    levels = _shifted(num_steps, shift)
+    full = Weighted(count, levels, power).full_steps(num_steps)
+    assert full == sorted(set(full)) and full[0] == 0
+    assert len(full) == min(count, num_steps)
+    if 1 < count < num_steps:
+        assert full[-1] == max(num_steps + last_full(count, num_steps), count - 1)
+        middle = (np.array(levels[1:]) + np.array(levels[:-1])) / 2
+        path = np.append(0, np.cumsum((-np.diff(levels) / middle) ** power))
+        wanted = path[full[-1]] * np.arange(count) / (count - 1)
+        nearest = [int(np.abs(path - value).argmin()) for value in wanted]
+        if len(set(nearest)) == count:  # else some steps had to give way to others
+            np.testing.assert_allclose(
+                np.abs(path[full] - wanted), np.abs(path[nearest] - wanted), atol=1e-9
+            )
+
+
+@PROPERTY
+@given(st.integers(2, 30), st.integers(4, 60), st.floats(0.1, 1000))
+def test_weighted_knows_no_unit_and_is_even_where_steps_are(count, num_steps, scale):
+    levels = _shifted(num_steps, 3.0)
+    scaled = tuple(scale * level for level in levels)
+    full = Weighted(count, levels, last=-1).full_steps(num_steps)
+    again = Weighted(count, scaled, last=-1).full_steps(num_steps)
+    assert sum(a != b for a, b in zip(full, again, strict=True)) <= 1  # ties, up to rounding
+    even = Weighted(count, tuple(0.9**step for step in range(num_steps)), last=-1)
+    if count < num_steps:
+        assert np.diff(even.full_steps(num_steps)).max() <= 1 + (num_steps - 1) / (count - 1)
+    still = Weighted(count, (1.0,) * num_steps, last=-1).full_steps(num_steps)
+    plain = Weighted(count, levels, power=0.0, last=-1).full_steps(num_steps)
+    assert still == plain == Even(count, -1).full_steps(num_steps) or count < num_steps
+
+
+def test_levels_may_rise_or_end_at_zero():
+    falling = tuple(np.linspace(1, 0.02, 50).tolist())
+    rising = tuple(np.linspace(0.02, 1, 50).tolist())
+    full = Weighted(8, falling).full_steps(50)
+    assert Weighted(8, rising).full_steps(50) == full and np.diff(full)[-1] < np.diff(full)[0]
+    assert len(Weighted(8, tuple(range(980, -1, -20))).full_steps(50)) == 8
+
+
+def test_more_shift_means_later_full_steps():
+    means = [np.mean(Weighted(8, _shifted(50, shift)).full_steps(50)) for shift in (1, 3, 7, 12)]
+    assert means == sorted(means) and means[0] < means[-1] - 1.5
+
+
+def test_weighted_wants_one_level_per_step():
+    plan = Plan(num_steps=40, schedule=Weighted(8, _shifted(50, 3.0)))
+    with pytest.raises(ValueError, match="levels must be 40, one per step, got 50"):
+        plan.is_full(3)
+    saved = Plan(num_steps=50, schedule=Weighted(8, _shifted(50, 3.0)))
+    assert Plan.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
+
+
+def test_the_last_full_step_leaves_a_quarter_of_the_mean_gap():
+    assert [last_full(count, 50) for count in (14, 12, 10, 8, 7, 2)] == [-1, -2, -2, -2, -2, -7]
+    assert last_full(4, 8) == -1
+
+
+# Share
+
+
+@pytest.mark.parametrize(
+    ("speedup", "count"), [(1, 50), (1.5, 33), (2, 25), (5, 10), (6, 8), (6.25, 8), (7, 7), (99, 1)]
+)
+def test_share_counts(speedup, count):
+    full = Share(speedup).full_steps(50)
+    assert len(full) == count and full[0] == 0
+    assert 50 / count >= speedup or count == 1
+
+
+@PROPERTY
+@given(st.floats(1, 40))
+def test_share_of_an_unknown_length(speedup):
+    full = [step for step in range(400) if Share(speedup).is_full(step, None)]
+    assert full[0] == 0 and all(speedup - 1 < b - a < speedup + 1 for a, b in pairwise(full))
+    assert abs(len(full) - 400 / speedup) <= 1

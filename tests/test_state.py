@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from tap_ext import Config, Plan, State, Step
 from tap_ext.plan import Listed
 from tap_ext.predictors import Newton, Reuse, Taylor
+from tap_ext.state import FullStepWanted
 
 SHAPE = (2, 5, 8)
 
@@ -179,3 +182,94 @@ def test_predictions_do_not_depend_on_the_unit_of_the_positions(
         else:
             predicted = state.predict(value, value)
             torch.testing.assert_close(predicted, plain[step], rtol=1e-3, atol=1e-3)
+
+
+class _Strict:
+    """Follows a run: every forecast of step 5 and above is turned down once seen."""
+
+    compares = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, list[float], list[float], list[float]]] = []
+        self.full: list[int] = []
+
+    def is_full(self, step: int) -> bool:
+        return step < 3
+
+    def saw(self, step: int, look: Any) -> bool:
+        self.seen.append((step, look.distance(), look.change(), look.error()))
+        return step >= 5
+
+    def recorded(self, step: int) -> None:
+        self.full.append(step)
+
+
+class _Schedule:
+    def __init__(self) -> None:
+        self.follower = _Strict()
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        return step == 0
+
+    def follow(self, num_steps: int | None) -> _Strict:
+        return self.follower
+
+
+def test_a_follower_is_shown_every_skip_step_and_may_turn_it_down() -> None:
+    schedule, config = _Schedule(), Config(order=1)
+    state = State(Plan(num_steps=8, schedule=schedule), config)
+    plain = State(Plan(schedule=Listed((0, 1, 2))), config)
+    series, probes = _series(2, 1), [3 + value for value in _series(2, 2)]
+    for step in range(8):
+        if step < 5:
+            kinds = {s.begin() for s in (state, plain)}
+            assert kinds == {Step.FULL if step < 3 else Step.SKIP}
+        else:
+            assert state.begin() is Step.SKIP
+            with pytest.raises(FullStepWanted):
+                state.predict(series[step], probes[step])
+        if step in (3, 4):  # what follows a run changes nothing in its forecasts
+            got = state.predict(series[step], probes[step])
+            expected = plain.predict(series[step], probes[step])
+            torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+            continue
+        for each in (state, plain)[: 2 if step < 3 else 1]:
+            each.record(series[step], 2 * series[step], probes[step])
+    assert schedule.follower.full == state.log.full_steps == [0, 1, 2, 5, 6, 7]
+    assert state.log.skip_steps == [3, 4]
+    for step, distance, change, _ in schedule.follower.seen:
+        now, before = probes[step].double(), probes[step - 1].double()
+        expected = (now - before).abs().mean((1, 2)) / before.abs().mean((1, 2))
+        np.testing.assert_allclose(change, expected, rtol=1e-5)
+        assert len(distance) == SHAPE[0] and min(distance) >= 0
+
+
+def test_what_a_follower_sees_is_the_chosen_candidates() -> None:
+    schedule = _Schedule()
+    state = State(Plan(num_steps=8, schedule=schedule), Config(predictors=(Newton(1),)))
+    probes = [3 + value for value in _series(2, 2)]
+    for step in range(4):
+        if state.begin() is Step.FULL:
+            state.record(probes[step], probes[step], probes[step])
+        else:
+            state.predict(probes[step], probes[step])
+    ((step, distance, _, error),) = schedule.follower.seen
+    predicted, true = (2 * probes[2] - probes[1]).double(), probes[3].double()
+    cosine = torch.nn.functional.cosine_similarity(predicted, true, dim=-1)
+    np.testing.assert_allclose(distance, (1 - cosine).mean(1), rtol=1e-2, atol=1e-7)
+    expected = ((predicted - true).abs() / (true.abs() + 1e-10)).mean((1, 2))
+    assert step == 3
+    np.testing.assert_allclose(error, expected, rtol=1e-3)
+
+
+def test_a_follower_begins_anew_with_every_run() -> None:
+    schedule = _Schedule()
+    state = State(Plan(num_steps=8, schedule=schedule), Config())
+    x = _series(1)[0]
+    state.begin()
+    state.record(x, x, x)
+    state.reset()
+    schedule.follower = _Strict()
+    state.begin()
+    state.record(x, x, x)
+    assert schedule.follower.full == [0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tap_ext.cli import demo, doctor, flops, spec
+from tap_ext.cli import demo, doctor, evaluate, flops, spec
 from tap_ext.cli.arguments import Parser
 
 __all__ = ["main"]
@@ -12,6 +12,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": (demo, "measure, and draw what was measured"),
     "doctor": (doctor, "print versions and how the ops run"),
+    "evaluate": (evaluate, "compare methods over many pictures, with errors"),
     "flops": (flops, "count what a run of a model computes, untouched and accelerated"),
     "spec": (spec, "show how models are entered"),
 }

@@ -94,7 +94,8 @@ def _demo(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
 
 def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Comparison:
     """Everything that needs the extra: loads, measures, draws."""
-    from tap_ext.demo import picture, progress, run, subject
+    from tap_ext.demo import picture, run, subject
+    from tap_ext.evaluate.progress import progress
 
     noise = (arguments.seed, arguments.device)
     if arguments.model:
@@ -109,7 +110,7 @@ def _compare(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     else:
         dtype = DTYPES[arguments.dtype or "float32"]
         chosen = subject.from_bundle(arguments.pictures or 6, *noise, dtype)
-    with progress.progress(run.model_calls(arguments.steps, arguments.windows)) as advance:
+    with progress(run.model_calls(arguments.steps, arguments.windows)) as advance:
         config = run.DEMONSTRATED
         if arguments.schedule is not None:
             config = config.replace(schedule=SCHEDULES[arguments.schedule])

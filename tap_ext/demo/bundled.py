@@ -107,7 +107,7 @@ def generate(
     pipe: Any,
     labels: Sequence[str],
     steps: int = 50,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     callback: Callable[..., dict[str, Any]] | None = None,
     path: str | None = None,
 ) -> torch.Tensor:
@@ -117,7 +117,8 @@ def generate(
         pipe: From `load_pipeline`.
         labels: Names out of `CLASSES`; B of them.
         steps: Euler steps.
-        seed: Picture i starts from the noise of seed + i, whatever else is in the batch.
+        seed: Picture i starts from the noise of seed + i, or of seed[i] where there is one for
+            each; whatever else is in the batch.
         callback: The pipeline's `callback_on_step_end`.
         path: The folder that `pipe` was loaded from; None is the bundled one.
 
@@ -130,12 +131,13 @@ def generate(
     captions = {
         name: table.to(pipe.device, pipe.dtype) for name, table in embed(labels, path).items()
     }
+    seeds = [seed + i for i in range(len(labels))] if isinstance(seed, int) else seed
     tokens = pipe(
         **captions,
         height=_PIPELINE_SIDE,
         width=_PIPELINE_SIDE,
         num_inference_steps=steps,
-        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(labels))],
+        generator=[torch.Generator().manual_seed(one) for one in seeds],
         output_type="latent",
         callback_on_step_end=callback,
     ).images

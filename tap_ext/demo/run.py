@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 import tap_ext
-from tap_ext.demo.measure import StepFlops, call_times, psnr, ssim, step_flops, wall_time
 from tap_ext.demo.subject import Subject
+from tap_ext.evaluate import orders
+from tap_ext.evaluate.clocks import call_times, wall_time
+from tap_ext.evaluate.flops import StepFlops, step_flops
+from tap_ext.evaluate.metrics import psnr, ssim
 
 __all__ = ["Comparison", "Method", "compare", "model_calls"]
 
@@ -198,24 +200,15 @@ def _make_pictures(subject: Subject, method: Method, callback: Any) -> None:
 
 
 def _orders(method: Method) -> Tensor | None:
-    """Counts the orders (B, h, w, K) out of the trace.
-
-    The order of a row is that of the highest plane with a weight: at distance zero all orders of
-    the Taylor family reuse the last full step.
-    """
+    """Counts the orders (B, h, w, K) out of the trace."""
     trace = tap_ext.stats(method.pipe).trace
     if not trace:
         return None
-    counts: Any = 0
-    for choice in trace:
-        weights = torch.from_numpy(choice.rows.difference.copy())
-        used = weights.abs() > 1e-9 * weights.abs().amax(1, keepdim=True)
-        orders = (used * torch.arange(used.shape[1])).amax(1)
-        counts += one_hot(orders[choice.index.cpu().long()], used.shape[1])
-    height, width = method.pictures.shape[-2:]
-    rows = round(math.sqrt(counts.shape[1] * height / width))
-    shares: Tensor = (counts / len(trace)).unflatten(1, (rows, -1))
-    return shares
+    counted = orders.shares(trace)
+    cells = orders.grid(counted.shape[1], *method.pictures.shape[-2:])
+    if cells is None:
+        return None
+    return counted.reshape(len(counted), *cells, -1)
 
 
 def _rate(method: Method, untouched: Method, flops: StepFlops) -> None:

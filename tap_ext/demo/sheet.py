@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from tap_ext.evaluate.files import replacing
 
 __all__ = ["Pixels", "Sheet"]
 
@@ -56,12 +57,8 @@ class Sheet:
         Raises:
             OSError: it cannot be written.
         """
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with replacing(path) as partial:
             self._figure.savefig(partial, format="png", dpi=_DPI)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def points(pixels: float) -> float:

@@ -10,6 +10,8 @@ never imported: everything is read from the objects given.
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 import types
 import warnings
 import weakref
@@ -203,6 +205,22 @@ class PipelineClock:
             return None
         return len(timesteps) - (getattr(self._scheduler, "begin_index", None) or 0)
 
+    def levels(self) -> tuple[float, ...] | None:
+        """The scheduler's noise levels, or its timesteps where it keeps none, of this loop.
+
+        Reads the device once where they lie there.
+        """
+        count = self.num_steps()
+        levels = getattr(self._scheduler, "sigmas", None)
+        if levels is None:
+            levels = getattr(self._scheduler, "timesteps", None)
+        if levels is None or count is None:
+            return None
+        begin = getattr(self._scheduler, "begin_index", None) or 0
+        known = tuple(map(float, _listed(levels)[begin : begin + count]))
+        usable = len(known) == count and all(0 <= level < math.inf for level in known)
+        return known if usable else None
+
     def refusal(self) -> str | None:
         """Schedulers that evaluate the model more than once per step have no step to skip."""
         order = getattr(self._scheduler, "order", 1)
@@ -216,6 +234,11 @@ class PipelineClock:
         return getattr(self._pipeline, "scheduler", None)
 
 
+def _listed(values: Any) -> list[Any]:
+    """A tensor, an array or a list as a list, with one read of the device at most."""
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
+
 @functools.cache
 def _accelerated(cls: Any) -> Any:
     """A subclass that looks like ``cls`` and opens a run around each call."""
@@ -223,6 +246,7 @@ def _accelerated(cls: Any) -> Any:
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         _tell_if_bypassed(self)
+        args, kwargs = _with_fewer_steps(self, cls, args, kwargs)
         with run(PipelineClock(self)) as opened:
             output = cls.__call__(self, *args, **kwargs)
             for engine in engines_of(self):
@@ -250,6 +274,26 @@ def _accelerated(cls: Any) -> Any:
         "_tap_ext_plain": cls,
     }
     return type(cls)(cls.__name__, (cls,), body)
+
+
+def _with_fewer_steps(
+    pipeline: Any, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call under ``method="steps"``: with as many steps as the budget says."""
+    configs = [engine.config for engine in engines_of(pipeline) if engine.enabled]
+    config = next((config for config in configs if config.method == "steps"), None)
+    if config is None:
+        return args, kwargs
+    signature = inspect.signature(cls.__call__)
+    given = signature.bind(pipeline, *args, **kwargs)
+    name = "num_inference_steps"
+    own = [n for n in ("timesteps", "sigmas") if given.arguments.get(n) is not None]
+    if own or name not in signature.parameters:
+        _warn(f"method='steps' changes nothing: {cls.__name__} is given {', '.join(own) or 'none'}")
+        return args, kwargs
+    steps = given.arguments.get(name, signature.parameters[name].default)
+    given.arguments[name] = config.budget(steps)
+    return given.args[1:], given.kwargs
 
 
 def _tell_if_idle(pipeline: Any, engine: Engine, opened: Run) -> None:

@@ -1,0 +1,147 @@
+"""How far pictures are from their references; one number per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["METRICS", "Metric", "choose", "flip", "measure", "ms_ssim", "psnr", "ssim"]
+
+EXTRA = "pip install --no-build-isolation -e '.[evaluate]'"
+
+_MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_MS_WINDOW = 11
+
+
+def psnr(pictures: Tensor, reference: Tensor) -> list[float]:
+    """Peak signal-to-noise ratio per picture, in dB; both (B, 3, H, W) in [0, 1]."""
+    error = (pictures - reference).double().square().mean((1, 2, 3))
+    decibels: list[float] = (-10 * error.log10()).tolist()
+    return decibels
+
+
+def ssim(pictures: Tensor, reference: Tensor) -> list[float]:
+    """Structural similarity per picture, windows of 7 pixels; both (B, 3, H, W) in [0, 1]."""
+    from skimage.metrics import structural_similarity
+
+    pairs = zip(pictures.numpy(), reference.numpy(), strict=True)
+    index: Any = structural_similarity
+    return [float(index(a, b, win_size=7, channel_axis=0, data_range=1.0)) for a, b in pairs]
+
+
+def ms_ssim(pictures: Tensor, reference: Tensor) -> list[float]:
+    """Multi-scale structural similarity per picture; both (B, 3, H, W) in [0, 1].
+
+    The five weights of Wang, Simoncelli and Bovik (2003). Five scales need more than 160 pixels;
+    smaller pictures get as many of the finest scales as fit (three at 48), weights scaled to sum
+    to 1.
+
+    Raises:
+        ValueError: a side is below 11 pixels.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    side = min(pictures.shape[-2:])
+    if side < _MS_WINDOW:
+        raise ValueError(f"ms_ssim needs {_MS_WINDOW} pixels a side, got {side}")
+    # torchmetrics asks for side // max(1, scales - 1)^2 above the window less one.
+    scales = max(n for n in range(1, 6) if side // max(1, (n - 1) ** 2) > _MS_WINDOW - 1)
+    weights = _MS_WEIGHTS[:scales]
+    values: Any = multiscale_structural_similarity_index_measure(
+        pictures,
+        reference,
+        data_range=1.0,
+        reduction="none",
+        betas=tuple(weight / sum(weights) for weight in weights),
+    )
+    return [float(value) for value in values.reshape(-1)]
+
+
+def flip(pictures: Tensor, reference: Tensor) -> list[float]:
+    """Mean LDR-FLIP per picture (Andersson et al., 2020), by NVIDIA's own library.
+
+    0 is identical; both (B, 3, H, W) in [0, 1], seen at 67 pixels per degree.
+    """
+    import flip_evaluator
+
+    def error(picture: Tensor, wanted: Tensor) -> float:
+        pair = (np.ascontiguousarray(p.permute(1, 2, 0).numpy()) for p in (wanted, picture))
+        return float(flip_evaluator.evaluate(*pair, "LDR", True, False, True)[1])
+
+    return [error(a, b) for a, b in zip(pictures, reference, strict=True)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number per picture.
+
+    Attributes:
+        name: the key under which it is stored.
+        title: its heading, with the unit.
+        digits: after the point, in tables.
+        higher: whether more is better.
+        needs: the module that computes it.
+        of: ``(pictures, reference)``, both (B, 3, H, W) float32 in [0, 1], to B numbers.
+    """
+
+    name: str
+    title: str
+    digits: int
+    higher: bool
+    needs: str
+    of: Callable[[Tensor, Tensor], list[float]]
+
+    @property
+    def missing(self) -> bool:
+        """Whether its module is not installed."""
+        return find_spec(self.needs) is None
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR dB", 2, True, "torch", psnr),
+        Metric("ssim", "SSIM", 4, True, "skimage", ssim),
+        Metric("ms_ssim", "MS-SSIM", 4, True, "torchmetrics", ms_ssim),
+        Metric("flip", "FLIP", 4, False, "flip_evaluator", flip),
+    )
+}
+
+
+def choose(names: Sequence[str] | None) -> list[Metric]:
+    """The metrics of these names; None: every one whose module is installed.
+
+    Raises:
+        ValueError: a name is unknown.
+        ModuleNotFoundError: a named metric's module is not installed; the message says what does.
+    """
+    if names is None:
+        return [metric for metric in METRICS.values() if not metric.missing]
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {name!r}")
+        if METRICS[name].missing:
+            needs = METRICS[name].needs
+            raise ModuleNotFoundError(
+                f"metric {name} needs {needs}, which {EXTRA} installs", name=needs
+            )
+    return [METRICS[name] for name in dict.fromkeys(names)]
+
+
+def measure(metric: Metric, outputs: Tensor, reference: Tensor) -> list[float]:
+    """One number per output: pictures (B, 3, H, W), or videos (B, F, 3, H, W), by mean frame.
+
+    Raises:
+        ValueError: the two differ in shape.
+    """
+    if outputs.shape != reference.shape:
+        raise ValueError(f"outputs must be {tuple(reference.shape)}, got {tuple(outputs.shape)}")
+    frames = 1 if outputs.dim() == 4 else outputs.shape[1]
+    flat = [t.flatten(0, -4) if t.dim() > 4 else t for t in (outputs, reference)]
+    values = np.asarray(metric.of(*flat)).reshape(-1, frames).mean(1)
+    return [float(value) for value in values]
