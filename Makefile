@@ -2,10 +2,12 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+OLDEST := .venv-oldest
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
+SETUP := pyproject.toml requirements-build.txt tools/venv.py $(NATIVE)
 CLANG_FORMATTED := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-core test-python lint format bench wheel clean
+.PHONY: demo test test-core test-python test-oldest lint format bench wheel clean
 
 demo: $(VENV)/.demo  ## generate pictures with the bundled model and compare
 	$(PY) -m tap_ext demo
@@ -20,6 +22,9 @@ test-core: $(VENV)/.test  ## C++ tests of the core and the kernels, without torc
 
 test-python: $(VENV)/.test
 	$(PY) -m pytest tests -n auto
+
+test-oldest: $(OLDEST)/.oldest  ## the same with the oldest diffusers that is supported
+	$(OLDEST)/bin/python -m pytest tests -n auto
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -39,9 +44,13 @@ wheel: $(VENV)/.test
 	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
 
 # One stamp per extra; each rebuilds the libraries when a native source is newer.
-$(VENV)/.%: pyproject.toml requirements-build.txt tools/venv.py $(NATIVE)
+$(VENV)/.%: $(SETUP)
 	python3 tools/venv.py $(VENV) $*
 	@touch $@
 
+$(OLDEST)/.oldest: $(SETUP)
+	python3 tools/venv.py $(OLDEST) oldest
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info $(VENV) tap_ext/*.so
+	rm -rf build dist *.egg-info $(VENV) $(OLDEST) tap_ext/*.so

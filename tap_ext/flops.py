@@ -9,6 +9,7 @@ not counted; it is below 0.1 % of a full step.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -140,6 +141,8 @@ def count(
     assert spec is not None, workload.model
     with torch.device("meta"):
         arguments = workload.inputs(size) | {"return_dict": False}
+    if "txt_seq_lens" not in inspect.signature(type(model).forward).parameters:
+        arguments.pop("txt_seq_lens", None)  # diffusers 0.36 needs it, newer ones have none
     full, _ = _full(model, spec, arguments, probe=False)
     with_probe, call = _full(model, spec, arguments, probe=True)
     return Cost(
@@ -218,6 +221,7 @@ def _qwen(size: Size) -> dict[str, Any]:
         "encoder_hidden_states_mask": torch.empty(1, size.text, dtype=torch.long),
         "timestep": torch.empty(1),
         "img_shapes": [[(1, rows, columns)]],
+        "txt_seq_lens": [size.text],
     }
 
 

@@ -15,6 +15,8 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from tests.versions import DIFFUSERS_VERSION
+
 TEXT = 6
 GRID = 4
 
@@ -101,7 +103,9 @@ def _qwen() -> nn.Module:
 
 
 def _qwen_inputs(generator: torch.Generator, batch: int) -> dict[str, Any]:
-    return {
+    # Before diffusers 0.37 the model was told how long the prompts are.
+    lengths = {"txt_seq_lens": [TEXT] * batch} if DIFFUSERS_VERSION < (0, 37) else {}
+    return lengths | {
         "hidden_states": torch.randn(batch, GRID * GRID, 16, generator=generator),
         "encoder_hidden_states": torch.randn(batch, TEXT, 32, generator=generator),
         "encoder_hidden_states_mask": torch.ones(batch, TEXT, dtype=torch.long),

@@ -36,6 +36,16 @@ accelerated, else it runs untouched and a warning says why: see [add a backbone]
 - **graphs**: which steps a CUDA graph can hold, by reading and by running on the meta device; no
   graph is captured in this version.
 - **pipelines**: those tested, with the number of calls per step (x2: two branches).
+
+diffusers 0.36 and 0.42 are tested. A class that a version lacks is left out there; besides, these
+need more than 0.36:
+
+| diffusers | for |
+|---|---|
+| 0.37 | Qwen-Image-Edit 2511 and Layered; Z-Image with ControlNet and Omni; Cosmos Transfer |
+| 0.38 | FLUX.2 klein with cached references |
+| 0.39 | PRX in pixel space; guidance by embeddings in FLUX.1 image-to-image, inpaint and ControlNet |
+| 0.41 | group offloading on a machine without an accelerator |
 """
 
 

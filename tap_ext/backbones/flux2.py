@@ -13,10 +13,12 @@ _BOTH = ("encoder_hidden_states", "hidden_states")
 
 
 def _flux2(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    modulation = arguments["temb_mod_img"]
-    if modulation.ndim == 2:
-        modulation = modulation.unsqueeze(1)
-    shift, scale = modulation.chunk(6, dim=-1)[:2]
+    modulation = arguments.get("temb_mod_img")
+    if modulation is None:  # diffusers 0.36 hands over the parts
+        shift, scale = arguments["temb_mod_params_img"][0][:2]
+    else:
+        modulation = modulation.unsqueeze(1) if modulation.ndim == 2 else modulation
+        shift, scale = modulation.chunk(6, dim=-1)[:2]
     modulated: Tensor = (1 + scale) * block.norm1(hidden) + shift
     return modulated
 

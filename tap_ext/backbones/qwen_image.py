@@ -14,7 +14,8 @@ def _qwen(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     shift_scale_gate = block.img_mod(arguments["temb"]).chunk(2, dim=-1)[0]
     normed = block.img_norm1(hidden)
     index = arguments.get("modulate_index")
-    modulated: Tensor = block._modulate(normed, shift_scale_gate, index)[0]
+    given = () if index is None else (index,)  # diffusers 0.36 knows of none
+    modulated: Tensor = block._modulate(normed, shift_scale_gate, *given)[0]
     return modulated
 
 

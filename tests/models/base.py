@@ -12,6 +12,8 @@ import diffusers.models.transformers as transformers
 import torch
 from torch import Tensor, nn
 
+from tests.versions import DIFFUSERS_VERSION, OLDEST
+
 Arguments = dict[str, Any]
 
 
@@ -31,6 +33,7 @@ class Tiny:
             at last.
         latents: the argument that the first output moves; for several outputs, one name each.
         batches: the batch sizes that the class takes.
+        since: the first diffusers whose class can be made and called so.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Tiny:
     time: Callable[[float, int], Arguments] = _thousandths
     latents: tuple[str, ...] = ("hidden_states",)
     batches: tuple[int, ...] = (1, 2)
+    since: tuple[int, ...] = OLDEST
 
     def __str__(self) -> str:
         return self.name
@@ -139,5 +143,9 @@ def exists(name: str) -> bool:
 
 
 def available(*models: Tiny) -> tuple[Tiny, ...]:
-    """Those whose class the installed diffusers has."""
-    return tuple(model for model in models if exists(model.name.partition("+")[0]))
+    """Those whose class the installed diffusers has, able to do what the model wants of it."""
+    return tuple(
+        model
+        for model in models
+        if exists(model.name.partition("+")[0]) and model.since <= DIFFUSERS_VERSION
+    )

@@ -83,5 +83,6 @@ MODELS = available(
         ),
         _transfer,
         _ratio_of_frames,
+        since=(0, 37),
     ),
 )

@@ -28,7 +28,7 @@ def _reference_ids() -> Tensor:
     return ids
 
 
-def _flux2(guidance: bool = True) -> nn.Module:
+def _flux2(**changes: Any) -> nn.Module:
     model: nn.Module = diffusers_class("Flux2Transformer2DModel")(
         in_channels=16,
         num_layers=2,
@@ -38,14 +38,14 @@ def _flux2(guidance: bool = True) -> nn.Module:
         joint_attention_dim=24,
         timestep_guidance_channels=32,
         axes_dims_rope=(4, 4, 4, 4),
-        guidance_embeds=guidance,
+        **changes,
     )
     return model
 
 
 def _klein() -> nn.Module:
     """Caches keys and values of reference images, as FLUX.2 [klein] KV does."""
-    model = _flux2(guidance=False)
+    model = _flux2(guidance_embeds=False)
     module = import_module("diffusers.models.transformers.transformer_flux2")
     for block in model.transformer_blocks:
         block.attn.set_processor(module.Flux2KVAttnProcessor())
@@ -130,8 +130,8 @@ def _jump_time(sigma: float, batch: int) -> Arguments:
 
 MODELS = available(
     Tiny("Flux2Transformer2DModel", _flux2, _flux2_inputs, unit_time),
-    Tiny("Flux2Transformer2DModel+extract", _klein, _extract, unit_time),
-    Tiny("Flux2Transformer2DModel+cached", _klein, _cached, unit_time),
+    Tiny("Flux2Transformer2DModel+extract", _klein, _extract, unit_time, since=(0, 38)),
+    Tiny("Flux2Transformer2DModel+cached", _klein, _cached, unit_time, since=(0, 38)),
     Tiny("Flux3Transformer2DModel", _flux3, _inputs, unit_time),
     Tiny("Flux3Transformer2DModel+reference", _flux3, _referenced, unit_time),
     Tiny("Flux3Transformer2DModel+flow_map", lambda: _flux3(True), _referenced, _jump_time),

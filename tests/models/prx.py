@@ -45,5 +45,5 @@ def _time(sigma: float, batch: int) -> Arguments:
 
 MODELS = available(
     Tiny("PRXTransformer2DModel", _prx, _inputs, _time),
-    Tiny("PRXTransformer2DModel+pixel", _pixel, _inputs, _time),
+    Tiny("PRXTransformer2DModel+pixel", _pixel, _inputs, _time, since=(0, 39)),
 )

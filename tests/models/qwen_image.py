@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from tests.models.base import Arguments, Tiny, available, diffusers_class
 from tests.models.flux import unit_time
+from tests.versions import DIFFUSERS_VERSION
 
 TEXT = 5
 GRID = (1, 3, 5)
@@ -44,7 +45,9 @@ def _layered() -> nn.Module:
 
 def _qwen_call(generator: Generator, batch: int, *shapes: tuple[int, int, int]) -> Arguments:
     tokens = sum(height * width for _, height, width in shapes)
-    return {
+    # Before diffusers 0.37 the model was told how long the prompts are.
+    lengths = {"txt_seq_lens": [TEXT] * batch} if DIFFUSERS_VERSION < (0, 37) else {}
+    return lengths | {
         "hidden_states": torch.randn(batch, tokens, 16, generator=generator),
         "encoder_hidden_states": torch.randn(batch, TEXT, 24, generator=generator),
         "img_shapes": [list(shapes)] * batch,
@@ -133,8 +136,14 @@ def _empty_cache() -> Any:
 MODELS = available(
     Tiny("QwenImageTransformer2DModel", _qwen, _inputs, unit_time),
     Tiny("QwenImageTransformer2DModel+controlnet", _qwen, _controlled, unit_time),
-    Tiny("QwenImageTransformer2DModel+edit", _edit, _edit_inputs, unit_time),
-    Tiny("QwenImageTransformer2DModel+layered", _layered, _layered_inputs, unit_time),
+    Tiny("QwenImageTransformer2DModel+edit", _edit, _edit_inputs, unit_time, since=(0, 37)),
+    Tiny(
+        "QwenImageTransformer2DModel+layered",
+        _layered,
+        _layered_inputs,
+        unit_time,
+        since=(0, 37),
+    ),
     Tiny("QwenImage21Transformer2DModel", _qwen21, _qwen21_inputs, unit_time),
     Tiny(
         "QwenImage21Transformer2DModel+acausal", lambda: _qwen21(False), _qwen21_inputs, unit_time

@@ -69,6 +69,13 @@ def _time(sigma: float, batch: int) -> Arguments:
 
 MODELS = available(
     Tiny("ZImageTransformer2DModel", _z_image, _inputs, _time, ("x",)),
-    Tiny("ZImageTransformer2DModel+controlnet", _z_image, _controlled, _time, ("x",)),
-    Tiny("ZImageTransformer2DModel+omni", _omni, _omni_inputs, _time, ("x",)),
+    Tiny(
+        "ZImageTransformer2DModel+controlnet",
+        _z_image,
+        _controlled,
+        _time,
+        ("x",),
+        since=(0, 37),
+    ),
+    Tiny("ZImageTransformer2DModel+omni", _omni, _omni_inputs, _time, ("x",), since=(0, 37)),
 )

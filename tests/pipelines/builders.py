@@ -20,6 +20,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 import tap_ext
+from tests.versions import DIFFUSERS_VERSION
 
 SIDE = 16
 """Pixels along each side of a picture; the autoencoder makes 4 x 4 tokens of them."""
@@ -97,14 +98,9 @@ _CASES = (
     Case("FluxKontextPipeline", ("image",), kontext=True),
     Case("FluxKontextInpaintPipeline", ("image", "mask_image"), partial=True, kontext=True),
 )
-_GUIDABLE = {
-    "FluxPipeline",
-    "FluxImg2ImgPipeline",
-    "FluxInpaintPipeline",
-    "FluxControlNetPipeline",
-    "FluxKontextPipeline",
-    "FluxKontextInpaintPipeline",
-}
+_GUIDABLE = {"FluxPipeline", "FluxKontextPipeline", "FluxKontextInpaintPipeline"}
+if DIFFUSERS_VERSION >= (0, 39):  # earlier, only by the text of a prompt
+    _GUIDABLE |= {"FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxControlNetPipeline"}
 
 PLAIN = {case.name: case for case in _CASES}
 GUIDED = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tests.versions import DIFFUSERS_VERSION
 from tests.zoo.base import Case, available, noise
 from tests.zoo.parts import (
     PARTIAL,
@@ -22,7 +23,6 @@ from tests.zoo.parts import (
     picture,
     seeded,
 )
-from tests.versions import DIFFUSERS_VERSION
 
 _SIZE = {"height": 40, "width": 24}
 """Pixels; 5 x 3 tokens."""
