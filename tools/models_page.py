@@ -44,7 +44,7 @@ need more than 0.36:
 |---|---|
 | 0.37 | Qwen-Image-Edit 2511 and Layered; Z-Image with ControlNet and Omni; Cosmos Transfer |
 | 0.38 | FLUX.2 klein with cached references |
-| 0.39 | PRX in pixel space; guidance by embeddings in FLUX.1 image-to-image, inpaint and ControlNet |
+| 0.39 | PRX in pixel space; guidance embedded in FLUX.1 image-to-image, inpaint and ControlNet |
 | 0.41 | group offloading on a machine without an accelerator |
 """
 
