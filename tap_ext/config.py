@@ -63,7 +63,7 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "planned", "forecast": "hidden"}
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "even", "forecast": "hidden"}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": _PAPER,
@@ -74,7 +74,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Field values by preset name.
 
-``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, planned, and forecast the
+``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, even, and forecast the
 hidden state; of few steps they keep at least three, as the windows have them. ``paper`` is section
 4.1 of arXiv 2603.03792 at N = 6 and stays as it is whatever ``default`` becomes."""
 
@@ -115,7 +115,7 @@ class Config:
             many as these (or ``full_steps``, ``speedup``) say are placed where the length of the
             run is known: ``"even"``; ``"planned"``, denser where the noise level falls fast; or
             ``"adaptive"``, closer together where the run itself finds forecasts to be bad. None: by
-            the windows themselves, and planned where ``full_steps`` or ``speedup`` is set.
+            the windows themselves, and even where ``full_steps`` or ``speedup`` is set.
         graphs: which steps may be captured as CUDA graphs. Without a CUDA device nothing is.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
@@ -207,9 +207,7 @@ class Config:
     @property
     def wants_levels(self) -> bool:
         """Whether ``plan`` makes use of noise levels."""
-        by_name = self.schedule in ("planned", "adaptive")
-        bound = self.full_steps is not None or self.speedup is not None
-        return by_name or (bound and self.schedule is None)
+        return self.schedule in ("planned", "adaptive")
 
     def budget(self, num_steps: int) -> int:
         """How many steps of a run of ``num_steps`` ``full_steps``, ``speedup`` or the windows ask.
@@ -242,7 +240,7 @@ class Config:
         fitting = tuple(levels) if levels is not None and len(levels) == num_steps else None
         if self.schedule == "adaptive":
             return Adaptive(count, fitting)
-        if self.schedule == "even" or fitting is None:
+        if self.schedule != "planned" or fitting is None:
             return Even(count, last_full(count, num_steps))
         return Weighted(count, fitting)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -98,12 +99,15 @@ def test_every_preset_names_every_field() -> None:
 )
 def test_presets_by_their_budgets(preset: str, of_fifty: int, of_eight: int) -> None:
     config = Config(preset=preset)
-    assert config.plan(50, LEVELS).schedule == Weighted(of_fifty, LEVELS)
+    full = config.plan(50, LEVELS).full_steps()
+    assert len(full) == of_fifty and full[0] == 0
+    gaps = {after - before for before, after in pairwise(full)}
+    assert max(gaps) - min(gaps) <= 1
     assert len(config.plan(8).full_steps()) == of_eight
-    assert config.plan(4).full_steps()[:3] == [0, 2, 3] and config.plan(3).full_steps() == [0, 1, 2]
+    assert config.plan(4).full_steps()[:3] == [0, 1, 2] == config.plan(3).full_steps()
     assert config.plan(None) == Config(window=config.window).plan(None)
     assert config.forecast == "hidden"
-    assert config.replace(full_steps=5).plan(50, LEVELS).schedule == Weighted(5, LEVELS)
+    assert len(config.replace(full_steps=5).plan(50, LEVELS).full_steps()) == 5
     assert Config(preset=preset, method="taylorseer").forecast == "residual"
 
 
@@ -121,15 +125,17 @@ def test_an_even_schedule_costs_as_much() -> None:
     assert config.plan(None).is_full(2)  # nothing to spread over: as windowed
 
 
-def test_a_budget_is_placed_by_the_noise_levels() -> None:
-    config = Config(full_steps=8)
-    assert config.plan(50).full_steps() == Even(8, -2).full_steps(50)
-    assert config.plan(50, LEVELS).full_steps() == Weighted(8, LEVELS).full_steps(50)
-    assert config.plan(50, LEVELS[:20]).full_steps() == Even(8, -2).full_steps(50)
-    assert config.replace(schedule="even").plan(50, LEVELS) == config.plan(50)
-    assert Config(speedup=6).plan(50, LEVELS) == config.plan(50, LEVELS)
-    planned = Config(schedule="planned", window=8).plan(50, LEVELS)
-    assert planned == config.plan(50, LEVELS)
+def test_a_budget_is_placed_evenly_or_by_the_noise_levels() -> None:
+    even = Config(full_steps=8)
+    assert even.plan(50, LEVELS).full_steps() == Even(8, -2).full_steps(50)
+    assert even.replace(schedule="even").plan(50, LEVELS) == even.plan(50)
+    assert Config(speedup=6).plan(50, LEVELS) == even.plan(50, LEVELS)
+    assert not even.wants_levels
+    planned = even.replace(schedule="planned")
+    assert planned.wants_levels
+    assert planned.plan(50, LEVELS).full_steps() == Weighted(8, LEVELS).full_steps(50)
+    assert planned.plan(50, LEVELS[:20]).full_steps() == Even(8, -2).full_steps(50)
+    assert Config(schedule="planned", window=8).plan(50, LEVELS) == planned.plan(50, LEVELS)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 8])

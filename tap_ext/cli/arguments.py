@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,7 +18,11 @@ __all__ = ["Parser", "device", "failed", "ops", "whole", "writable"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells of a wrong argument in one line."""
+    """Tells of a wrong argument in one line; takes no abbreviations, which hide a slip."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        """As any parser."""
+        super().__init__(**{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         """One line, without the usage."""

@@ -24,7 +24,11 @@ def _z_image(**changes: Any) -> nn.Module:
         "axes_dims": [4, 6, 6],
         "axes_lens": [256, 16, 16],
     }
-    return diffusers_class("ZImageTransformer2DModel")(**config | changes)
+    model = diffusers_class("ZImageTransformer2DModel")(**config | changes)
+    for name, parameter in model.named_parameters():
+        if name.endswith("pad_token"):  # left unset by diffusers 0.36
+            nn.init.normal_(parameter)
+    return model
 
 
 def _latents(generator: torch.Generator) -> torch.Tensor:
