@@ -33,6 +33,7 @@ class Tiny:
             at last.
         latents: the argument that the first output moves; for several outputs, one name each.
         batches: the batch sizes that the class takes.
+        dtypes: those that the untouched model runs in.
         since: the first diffusers whose class can be made and called so.
     """
 
@@ -42,6 +43,7 @@ class Tiny:
     time: Callable[[float, int], Arguments] = _thousandths
     latents: tuple[str, ...] = ("hidden_states",)
     batches: tuple[int, ...] = (1, 2)
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
     since: tuple[int, ...] = OLDEST
 
     def __str__(self) -> str:

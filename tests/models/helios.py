@@ -61,6 +61,7 @@ MODELS = available(
         f"{NAME}+amplified",
         _make(is_amplify_history=True, zero_history_timestep=False, guidance_cross_attn=False),
         _history,
+        dtypes=(torch.float32,),  # its float32 scale of the keys meets bfloat16 queries
     ),
     Tiny(f"{NAME}+first", _make(), _plain),
 )

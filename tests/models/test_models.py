@@ -56,7 +56,7 @@ class Seen:
 
 @pytest.fixture(
     scope="module",
-    params=[(tiny, dtype) for tiny in MODELS.values() for dtype in ORACLE],
+    params=[(tiny, dtype) for tiny in MODELS.values() for dtype in tiny.dtypes],
     ids=lambda pair: f"{pair[0]}-{str(pair[1]).removeprefix('torch.')}",
 )
 def seen(request: pytest.FixtureRequest) -> Seen:
