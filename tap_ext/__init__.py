@@ -7,27 +7,40 @@ to be described.
 
 from __future__ import annotations
 
+import logging
+
 from tap_ext.accelerate import accelerate, explain, restore, stats
 from tap_ext.backbones import BackboneSpec, Blocks, Stream
+from tap_ext.batch import Batch
 from tap_ext.config import Config
+from tap_ext.history import History
 from tap_ext.plan import Plan
-from tap_ext.runtime import run
+from tap_ext.plots import plot
+from tap_ext.report import RunRecord
+from tap_ext.runtime import on_run, run
 from tap_ext.state import State, Step
 from tap_ext.views import AdapterError
 
 __all__ = [
     "AdapterError",
     "BackboneSpec",
+    "Batch",
     "Blocks",
     "Config",
+    "History",
     "Plan",
+    "RunRecord",
     "State",
     "Step",
     "Stream",
     "accelerate",
     "explain",
+    "on_run",
+    "plot",
     "restore",
     "run",
     "stats",
 ]
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

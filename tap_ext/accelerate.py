@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any, TypeVar
 
 from torch import nn
@@ -17,6 +18,8 @@ from tap_ext.ops import library_status
 __all__ = ["accelerate", "explain", "restore", "stats"]
 
 T = TypeVar("T")
+
+_logger = logging.getLogger("tap_ext")
 
 
 def accelerate(
@@ -71,6 +74,7 @@ def accelerate(
                 make = functools.partial(Engine, model, entry, chosen, host.foreign_cache)
                 host.install(model, make)
                 fresh.append(model)
+                _logger.info("%s is accelerated: %r", type(model).__name__, chosen)
     except Exception:
         for model in fresh:
             host.uninstall(model)
@@ -96,6 +100,7 @@ def restore(target: T) -> T:
     """
     for model in _models(target):
         host.uninstall(model)
+        _logger.debug("%s is restored", type(model).__name__)
     if host.is_pipeline(target):
         host.leave_pipeline(target)
     return target

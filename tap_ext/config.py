@@ -116,7 +116,10 @@ class Config:
             run is known: ``"even"``; ``"planned"``, denser where the noise level falls fast; or
             ``"adaptive"``, closer together where the run itself finds forecasts to be bad. None: by
             the windows themselves, and even where ``full_steps`` or ``speedup`` is set.
-        graphs: which steps may be captured as CUDA graphs. Without a CUDA device nothing is.
+        graphs: which steps are captured as CUDA graphs and replayed, where they can be:
+            ``"auto"`` and ``"skip"`` the skip steps, ``"all"`` full ones too, ``"off"`` none.
+            ``"auto"`` warns of failures only, the others of whatever stands against it. Without a
+            CUDA device nothing is captured.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
         trace: keep the index of every skip step in ``stats(...).trace``, for plots.
@@ -190,13 +193,26 @@ class Config:
         """S: how many planes a stack must hold for the candidates of this configuration."""
         return max(predictor.history for predictor in self.family())
 
-    def plan(self, num_steps: int | None = None, levels: Sequence[float] | None = None) -> Plan:
+    def plan(
+        self,
+        num_steps: int | None = None,
+        levels: Sequence[float] | None = None,
+        done: int = 0,
+    ) -> Plan:
         """The plan of a run.
 
         Args:
             num_steps: its number of steps; None: unknown.
             levels: the noise level or timestep of each step, in any unit, where that is known.
+            done: how many steps are over, for a model that is first called then, as the second of
+                two experts: planned are the others, with their share of ``full_steps``.
         """
+        if num_steps is not None and 0 < done < num_steps:
+            left, rest = num_steps - done, self
+            if self.full_steps is not None:
+                share = round(self.full_steps * left / num_steps)
+                rest = self.replace(full_steps=max(share, 1))
+            return rest.plan(left, None if levels is None else levels[done:])
         if self.method == "steps":
             return Plan(window=1, num_steps=num_steps)  # the run itself has fewer steps
         schedule = self.schedule

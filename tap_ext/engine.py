@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import types
 import warnings
@@ -22,9 +23,12 @@ from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run, held, signature
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
+from tap_ext.steps import OtherTokens, Steps
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
+
+_logger = logging.getLogger("tap_ext")
 
 MAX_VERDICTS = 1024
 """Self-checks remembered; arguments that are new objects at every call must not fill memory."""
@@ -32,10 +36,6 @@ MAX_VERDICTS = 1024
 
 _ASKED = Plan(schedule=Listed((0,)))
 """Of every stream but the first, which decides for all: full when asked to be."""
-
-
-class _OtherTokens(Exception):
-    """A skip step has other tokens than its history: their number may depend on a mask's values."""
 
 
 class Engine:
@@ -76,6 +76,7 @@ class Engine:
         self._views = None if spec is None else self._open(model, spec)
         self._unknown: str | None = None
         self._branches = Branches()
+        self._steps = Steps(config)
         self._verdicts: dict[Any, str | None] = {}
         self.fallbacks: Counter[str] = Counter()
         self._journal = Journal()
@@ -108,6 +109,7 @@ class Engine:
         if config != self.config:
             self.config = config
             self._branches.clear()
+            self._steps = Steps(config)
 
     def stands_for(self, model: nn.Module) -> bool:
         """Whether this engine was built for ``model``."""
@@ -136,15 +138,18 @@ class Engine:
             if self._entered.stale(model):
                 self._views = Views(model, self._known)
                 self._verdicts.clear()
-            if self._begin_step(branch) is Step.SKIP:
-                try:
+            due = self._begin_step(branch)
+            try:
+                if due is Step.SKIP:
                     return self._skip_step(run, branch, args, kwargs)
-                except _OtherTokens:
-                    branch = self._begin_again(run, branch)
-                except FullStepWanted:
-                    for state in branch.states.values():
-                        state.begin(state.step, state.position, full=True)
-            return self._full_step(branch, key, arguments, args, kwargs)
+                if self._steps.asked(Step.FULL) and self._is_settled(branch, key):
+                    return self._next_full_step(run, branch, args, kwargs)
+            except OtherTokens:
+                branch = self._begin_again(run, branch)
+            except FullStepWanted:
+                for state in branch.states.values():
+                    state.begin(state.step, state.position, full=True)
+            return self._full_step(run, branch, key, arguments, args, kwargs)
         except AdapterError as error:
             self._branches.drop(run)
             self._verdicts[key] = str(error)
@@ -183,8 +188,10 @@ class Engine:
     def _tell(self, reason: str, *, warn: bool = True) -> None:
         """Count a call that was not accelerated; warn at the first of a kind."""
         if warn and reason not in self.fallbacks and reason != "switched off":
+            _logger.warning("running %s untouched: %s", self._title, reason)
             warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=5)
         self.fallbacks[reason] += 1
+        current_run().fallbacks[reason] += 1
 
     def _enter(self, run: Run, key: Any, arguments: dict[str, Any]) -> Branch:
         """The branch of this call, a new one where none continues."""
@@ -216,10 +223,12 @@ class Engine:
         clock = run.clock
         steps = None if clock is None else clock.num_steps()
         levels = clock.levels() if clock is not None and self.config.wants_levels else None
-        plan = self.config.plan(steps, levels)
+        moment = None if clock is None else clock.now()
+        plan = self.config.plan(steps, levels, 0 if moment is None else moment.done)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
-        branch = Branch(name, key, conditioning, {}, journal, trend=trend)
+        slot = self._branches.slot(key)
+        branch = Branch(name, key, conditioning, slot, journal, trend=trend)
         self._add_stream(branch, 0, plan)
         return branch
 
@@ -234,8 +243,10 @@ class Engine:
 
     def _add_stream(self, branch: Branch, stream: int, plan: Plan) -> State:
         """A history for one stream of a branch."""
-        make = functools.partial(State, None, self.config)
-        state = branch.states[stream] = self._branches.state(branch.signature, stream, make)
+        kept = branch.slot.states
+        if stream not in kept:
+            kept[stream] = State(None, self.config)
+        state = branch.states[stream] = kept[stream]
         state.plan = plan if stream == 0 else _ASKED
         hidden = self._known.streams[stream].hidden
         name = f"{branch.name}.{hidden}" if stream else branch.name
@@ -269,8 +280,22 @@ class Engine:
             state.begin(first.step, position, full=due is Step.FULL)
         return due
 
+    def _is_settled(self, branch: Branch, key: Any) -> bool:
+        """Whether a full step of this branch can find out nothing new."""
+        checked = key in self._verdicts or not self.config.self_check
+        return checked and bool(branch.takes)
+
+    def _next_full_step(
+        self, run: Run, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        output = self._steps.full(self._entered, branch, args, kwargs)
+        run.full += 1
+        self.full += 1
+        return output
+
     def _full_step(
         self,
+        run: Run,
         branch: Branch,
         key: Any,
         arguments: dict[str, Any],
@@ -287,6 +312,7 @@ class Engine:
         if self._verdicts.get(key) is None and call.located:
             self._record(branch, call)
         self.full += 1
+        run.full += 1
         return output
 
     def _record(self, branch: Branch, call: Call) -> None:
@@ -305,15 +331,7 @@ class Engine:
     def _skip_step(
         self, run: Run, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        def forecast(stream: int, hidden: Tensor, probe: Tensor) -> Tensor:
-            state = branch.states[stream]
-            if not state.fits(hidden, probe):
-                raise _OtherTokens
-            return state.predict(hidden, probe)
-
-        modulated = self.config.probe == "modulated"
-        call = Call.after(branch.takes, branch.idle, forecast, want_probe=modulated)
-        output = run_view(self._entered.skip, call, args, kwargs)
+        output = self._steps.skip(self._entered, branch, args, kwargs)
         run.skips += 1
         self.skipped += 1
         return output
@@ -363,6 +381,9 @@ class Engine:
             branches=branches,
             fallbacks=dict(self.fallbacks),
             nbytes=self._branches.nbytes,
+            captured=self._steps.captured,
+            replayed=self._steps.replayed,
+            uncaptured=dict(self._steps.uncaptured),
             trace=tuple(self._journal.trace),
         )
 
@@ -376,8 +397,10 @@ class Engine:
         return types.MethodType(type(model).forward, memo.get(id(model), model))
 
 
-def _note(branch: Branch, name: str, step: int, index: Tensor, table: Rows) -> None:
-    branch.journal.trace.append(report.Choice(name, step, index.clone(), table))
+def _note(
+    branch: Branch, name: str, step: int, index: Tensor, table: Rows, distance: Tensor
+) -> None:
+    branch.journal.trace.append(report.Choice(name, step, index.clone(), table, distance))
 
 
 def _misfit(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from tap_ext.backbones import SPECS, BackboneSpec
 from tap_ext.predictors import Rows
 
-__all__ = ["BranchStats", "Choice", "ModelStats", "Stats", "explain"]
+__all__ = ["BranchStats", "Choice", "ModelStats", "RunRecord", "Stats", "explain"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,56 @@ class Choice:
         step: index of the step.
         index: (B, N) int32, a row of ``rows`` per token.
         rows: the candidates of the step.
+        distance: (B, N) float32, from the chosen candidate's probe to the true one (eq. 7), in
+            ``Config.metric``.
     """
 
     branch: str
     step: int
     index: Tensor
     rows: Rows
+    distance: Tensor
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run, as ``tap_ext.on_run`` tells of it.
+
+    Attributes:
+        name: class of the pipeline; empty for a run that was opened by hand.
+        steps: distinct denoising steps of accelerated calls.
+        full: calls of transformers that ran in full and were remembered.
+        skipped: calls that were predicted.
+        fallbacks: calls that ran untouched, by reason.
+        seconds: wall clock of the host from begin to end, whatever else the pipeline does included.
+        error: class of the exception that ended the run; None: it came to its end.
+    """
+
+    name: str
+    steps: int
+    full: int
+    skipped: int
+    fallbacks: Mapping[str, int]
+    seconds: float
+    error: str | None = None
+
+    @property
+    def untouched(self) -> int:
+        """Calls that ran untouched, whatever the reason."""
+        return sum(self.fallbacks.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"fallbacks": dict(self.fallbacks), "untouched": self.untouched}
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        ended = "" if self.error is None else f", ended by {self.error}"
+        return (
+            f"{self.name or 'run'}: {self.steps} steps in {self.seconds:.3f} s, {self.full} full, "
+            f"{self.skipped} skipped, {self.untouched} untouched{ended}"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +107,9 @@ class ModelStats:
         branches: the last run.
         fallbacks: calls that ran untouched, by reason.
         nbytes: bytes held by histories, in use or kept for the next run.
+        captured: steps captured as CUDA graphs since it was accelerated or configured.
+        replayed: steps that were replays of these.
+        uncaptured: steps that were to be captured and ran eagerly, by reason.
         trace: the choices of the last run, where ``Config.trace`` is set.
     """
 
@@ -73,6 +121,9 @@ class ModelStats:
     branches: tuple[BranchStats, ...]
     fallbacks: dict[str, int]
     nbytes: int
+    captured: int
+    replayed: int
+    uncaptured: dict[str, int]
     trace: tuple[Choice, ...] = field(default=(), repr=False)
 
 
@@ -142,6 +193,12 @@ def explain(stats: Stats) -> str:
         if not model.runs and not model.fallbacks:
             lines.append("  not called yet")
         lines.append(f"  histories hold {model.nbytes / 1e6:.1f} MB")
+        lines.append(
+            f"  CUDA graphs: {model.captured} captured, {model.replayed} steps were replays"
+            if model.captured or model.uncaptured
+            else "  CUDA graphs: none"
+        )
+        for reason, count in model.uncaptured.items():
+            lines.append(f"    {count} steps ran eagerly: {reason}")
     lines.append(f"ops: {stats.library}")
-    lines.append("graphs: none are captured in this version; every step runs eagerly")
     return "\n".join(lines)

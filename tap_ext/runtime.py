@@ -10,17 +10,23 @@ same ones. On any doubt the answer is a new branch, which begins with full steps
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import threading
+import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from tap_ext.report import Choice
+from tap_ext.graphs import Graphs
+from tap_ext.report import Choice, RunRecord
 from tap_ext.state import Log, State
 
 __all__ = [
@@ -30,11 +36,16 @@ __all__ = [
     "Journal",
     "Moment",
     "Run",
+    "Slot",
     "current_run",
+    "enter",
     "held",
+    "on_run",
     "run",
     "signature",
 ]
+
+_logger = logging.getLogger("tap_ext")
 
 MAX_BRANCHES = 8
 """Branches kept per run and model; conditioning that changes at every call must not fill memory."""
@@ -42,10 +53,17 @@ MAX_BRANCHES = 8
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a pipeline is: in which of its denoising loops, at which of its steps."""
+    """Where a pipeline is: in which of its denoising loops, at which of its steps.
+
+    Attributes:
+        loop: number of the loop.
+        step: the scheduler's step; None: not known.
+        done: steps of this loop that are over.
+    """
 
     loop: int
     step: int | None
+    done: int = 0
 
 
 class Clock(Protocol):
@@ -72,6 +90,9 @@ class Run:
         exact: whether its beginning and end are known; else the timesteps must tell.
         steps: the distinct steps seen, each as moment and timestep.
         skips: model calls that were predicted.
+        full: model calls that ran in full and were remembered.
+        fallbacks: model calls that ran untouched, by reason.
+        holders: where its branches are.
     """
 
     def __init__(self, clock: Clock | None = None, *, exact: bool = True) -> None:
@@ -80,13 +101,67 @@ class Run:
         self.exact = exact
         self.steps: set[tuple[Moment | None, float | None]] = set()
         self.skips = 0
+        self.full = 0
+        self.fallbacks: Counter[str] = Counter()
+        self.holders: weakref.WeakSet[Branches] = weakref.WeakSet()
 
 
 _run: ContextVar[Run | None] = ContextVar("tap_ext_run", default=None)
 
 
+_observers: list[Callable[[RunRecord], object]] = []
+
+
+def on_run(callback: Callable[[RunRecord], object]) -> Callable[[], None]:
+    """Have ``callback`` called at the end of every run of this process, failed ones too.
+
+    A run is a call of an accelerated pipeline, or what happens within ``tap_ext.run()``; one in
+    which no accelerated transformer was called is not told of. The callback comes in the thread of
+    the run, so it should be quick; what it raises is logged and goes no further.
+
+    Args:
+        callback: takes a ``RunRecord``.
+
+    Returns:
+        A function that ends it.
+
+    Raises:
+        TypeError: ``callback`` cannot be called.
+    """
+    if not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    entry = functools.partial(callback)  # an object of its own: one may be given twice
+
+    def end() -> None:
+        if entry in _observers:
+            _observers.remove(entry)
+
+    _observers.append(entry)
+    return end
+
+
+def _tell(opened: Run, name: str, seconds: float, error: BaseException | None) -> None:
+    if not opened.full and not opened.skips and not opened.fallbacks:
+        return
+    record = RunRecord(
+        name=name,
+        steps=len(opened.steps),
+        full=opened.full,
+        skipped=opened.skips,
+        fallbacks=MappingProxyType(dict(opened.fallbacks)),
+        seconds=seconds,
+        error=None if error is None else type(error).__name__,
+    )
+    _logger.info("%s", record)
+    for observer in list(_observers):
+        try:
+            observer(record)
+        except Exception:
+            _logger.exception("a callback of tap_ext.on_run failed")
+
+
 @contextlib.contextmanager
-def run(clock: Clock | None = None) -> Iterator[Run]:
+def run(clock: Clock | None = None, name: str = "") -> Iterator[Run]:
     """Mark one generation: what is remembered inside never meets another run's history.
 
     Accelerated pipelines do this themselves. With a bare transformer it makes runs exact where
@@ -98,10 +173,28 @@ def run(clock: Clock | None = None) -> Iterator[Run]:
     """
     opened = Run(clock)
     token = _run.set(opened)
+    begin = time.perf_counter()
+    failure: BaseException | None = None
     try:
         yield opened
+        for branches in list(opened.holders):
+            branches.finish(opened)
+    except BaseException as error:
+        failure = error
+        raise
     finally:
-        _run.reset(token)
+        # a generator may be closed from another context, which has nothing to go back to
+        with contextlib.suppress(ValueError):
+            _run.reset(token)
+        _tell(opened, name, time.perf_counter() - begin, failure)
+
+
+def enter(opened: Run) -> None:
+    """Make ``opened`` the run of this context (thread, task) until the next one.
+
+    For hosts that say where a run begins and give no call to wrap; it is told to no ``on_run``.
+    """
+    _run.set(opened)
 
 
 def current_run() -> Run:
@@ -127,6 +220,24 @@ class Journal:
 
 
 @dataclass(eq=False)
+class Slot:
+    """The buffers of one branch, and what was recorded upon them; its successors reuse both.
+
+    Attributes:
+        states: a state per stream.
+        graphs: captured steps; None: nothing was to be captured yet.
+    """
+
+    states: dict[int, State] = field(default_factory=dict)
+    graphs: Graphs | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by histories."""
+        return sum(state.nbytes for state in self.states.values())
+
+
+@dataclass(eq=False)
 class Branch:
     """One of the model's calls within a step, and its history.
 
@@ -134,8 +245,9 @@ class Branch:
         name: for reports: ``0``, ``1``, ... in the order of first appearance.
         signature: shapes, dtypes, devices and plain values of the call's arguments.
         conditioning: what it is known by, as ``held`` gives it.
-        states: its history, one per stream that was seen; the first decides on the steps.
+        slot: where its histories and graphs lie.
         journal: what its run did.
+        states: its history, one per stream that was seen; the first decides on the steps.
         takes: which tokens the head of each stream is given, since the last full step.
         idle: outputs of idle modules, from the last full step.
         moment: where the pipeline was at its last call; None: unknown.
@@ -146,8 +258,9 @@ class Branch:
     name: str
     signature: tuple[Any, ...]
     conditioning: Any
-    states: dict[int, State]
+    slot: Slot
     journal: Journal
+    states: dict[int, State] = field(default_factory=dict)
     takes: tuple[slice | None, ...] = ()
     idle: dict[str, list[Any]] = field(default_factory=dict)
     moment: Moment | None = None
@@ -164,28 +277,24 @@ class Branch:
         """Whether the timestep moves against the trend since the last call."""
         return self.trend is not None and _sign(self.timestep, timestep) == -self.trend
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by its history."""
-        return sum(state.nbytes for state in self.states.values())
-
 
 class Branches:
     """The branches of one model, by run. A run that is gone takes its branches with it.
 
-    States of finished runs are kept, up to ``MAX_BRANCHES``, and reused by later branches of the
+    Slots of finished runs are kept, up to ``MAX_BRANCHES``, and reused by later branches of the
     same signature: repeated requests allocate nothing and find their buffers where they were.
     """
 
     def __init__(self) -> None:
         """No run, no branch."""
         self._by_run: weakref.WeakKeyDictionary[Run, list[Branch]] = weakref.WeakKeyDictionary()
-        self._spare: list[tuple[Any, State]] = []
-        self._lock = threading.Lock()
+        self._spare: list[tuple[Any, Slot]] = []
+        self._lock = threading.RLock()  # one that an interrupt leaves locked must not block us
 
     def of(self, run: Run) -> list[Branch]:
         """The branches of a run, least recently used first."""
         with self._lock:
+            run.holders.add(self)
             return self._by_run.setdefault(run, [])
 
     def find(
@@ -221,25 +330,25 @@ class Branches:
         for old in branches[:-MAX_BRANCHES]:
             self.retire(run, old)
 
-    def state(self, signature: Any, stream: int, make: Callable[[], State]) -> State:
-        """A state for one stream of calls of this signature: a spare one, or a new one."""
+    def slot(self, signature: Any) -> Slot:
+        """A slot for calls of this signature: a spare one, or a new one."""
         with self._lock:
             for position, (known, _) in enumerate(self._spare):
-                if known == (signature, stream):
+                if known == signature:
                     return self._spare.pop(position)[1]
-        return make()
+        return Slot()
 
     def retire(self, run: Run, branch: Branch) -> None:
-        """End one branch and keep its state for another."""
+        """End one branch and keep its slot for another."""
         self.of(run).remove(branch)
-        for stream, state in branch.states.items():
+        for state in branch.states.values():
             state.reset()
-            with self._lock:
-                self._spare.append(((branch.signature, stream), state))
-                del self._spare[:-MAX_BRANCHES]
+        with self._lock:
+            self._spare.append((branch.signature, branch.slot))
+            del self._spare[:-MAX_BRANCHES]
 
     def finish(self, run: Run) -> None:
-        """End a run and keep its states for others."""
+        """End a run and keep its slots for others."""
         for branch in list(self.of(run)):
             self.retire(run, branch)
         self.drop(run)
@@ -250,7 +359,7 @@ class Branches:
             self._by_run.pop(run, None)
 
     def clear(self) -> None:
-        """Forget every run and every spare state."""
+        """Forget every run and every spare slot."""
         with self._lock:
             self._by_run.clear()
             self._spare.clear()
@@ -258,8 +367,8 @@ class Branches:
     @property
     def nbytes(self) -> int:
         """Bytes held by all histories, in use or spare."""
-        used = sum(b.nbytes for branches in list(self._by_run.values()) for b in branches)
-        return used + sum(state.nbytes for _, state in list(self._spare))
+        used = [b.slot for branches in list(self._by_run.values()) for b in branches]
+        return sum(slot.nbytes for slot in (*used, *(slot for _, slot in list(self._spare))))
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:

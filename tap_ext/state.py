@@ -19,23 +19,25 @@ One that wants the present step full after all, having seen its probe, makes ``p
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tap_ext import ops
+from tap_ext.buffers import Candidates, Stack, alike
 from tap_ext.config import Config
+from tap_ext.history import History, Log
 from tap_ext.peers import measures
 from tap_ext.plan import Follower, Plan
-from tap_ext.predictors import Predictor, Rows, gaps, rows
+from tap_ext.predictors import Predictor, Rows, rows
 
-__all__ = ["FullStepWanted", "Log", "Stack", "State", "Step"]
+__all__ = ["DTYPES", "FullStepWanted", "Log", "State", "Step"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -47,78 +49,12 @@ class Step(enum.Enum):
     SKIP = "skip"
 
 
+_PROGRESS = ("step", "position", "_newest", "_due", "_follower", "_followed")
+"""What a state knows of its run besides tensors and log."""
+
+
 class FullStepWanted(Exception):
     """A skip step whose probe says that it should be full; the state now expects ``record``."""
-
-
-class Stack:
-    """The divided differences of a feature over its last S full steps, newest first.
-
-    Attributes:
-        planes: (S, B, N, D), in the feature's dtype; None before the first ``push``.
-        past: positions of the full steps that the planes stand for, newest first.
-    """
-
-    def __init__(self, depth: int) -> None:
-        """A stack of ``depth`` planes (S)."""
-        self.depth = depth
-        self.planes: Tensor | None = None
-        self.past: tuple[float, ...] = ()
-
-    def push(self, feature: Tensor, position: float, minus: Tensor | None = None) -> None:
-        """Add ``feature - minus``, both (B, N, D), evaluated at ``position``.
-
-        The buffer is allocated at the first push and keeps its address as long as features have
-        the same shape, dtype and device; one that has not begins the history anew.
-        """
-        if self.planes is None or not _alike(self.planes[0], feature):
-            self.past = ()
-            self.planes = feature.new_empty((self.depth, *feature.shape))
-        past = (position, *self.past)[: self.depth]
-        steps = torch.tensor(gaps(past, self.depth), dtype=torch.float32, device=feature.device)
-        ops.stack_update_(self.planes, feature, steps, minus)
-        self.past = past
-
-    def clear(self) -> None:
-        """Forget the history; the buffer is kept."""
-        self.past = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return 0 if self.planes is None else self.planes.nbytes
-
-
-@dataclass
-class Log:
-    """What a state did in one run; outlives the buffers.
-
-    Attributes:
-        family: the candidate predictors.
-        full_steps: indices of the full steps.
-        skip_steps: indices of the skip steps.
-        counts: (len(family),) int64 on the state's device, tokens per candidate; None: no skip.
-    """
-
-    family: tuple[Predictor, ...]
-    full_steps: list[int] = field(default_factory=list)
-    skip_steps: list[int] = field(default_factory=list)
-    counts: Tensor | None = None
-
-    def count(self, index: Tensor, table: Rows) -> None:
-        """Add one skip step's choices, without reading the device."""
-        if self.counts is None:
-            self.counts = index.new_zeros(len(self.family), dtype=torch.int64)
-        rows = torch.arange(len(table), device=index.device)
-        owners = torch.tensor(table.source, device=index.device)
-        self.counts.index_add_(0, owners, (index.reshape(-1, 1) == rows).sum(0))
-
-    def chosen(self) -> dict[str, int]:
-        """How many tokens took each candidate. Reads the device."""
-        if self.counts is None:
-            return {}
-        pairs = zip(self.family, self.counts.tolist(), strict=True)
-        return {str(predictor): count for predictor, count in pairs if count}
 
 
 class State:
@@ -133,13 +69,16 @@ class State:
         self.config = Config() if config is None else config
         self.plan = self.config.plan() if plan is None else plan
         self.family = self.config.family()
-        self.on_predict: Callable[[int, Tensor, Rows], None] | None = None
+        self.on_predict: Callable[[int, Tensor, Rows, Tensor], None] | None = None
         depth = self.config.planes
         self._probes = Stack(depth)
         self._features = Stack(depth)
+        self._candidates = Candidates(self.family)
+        self._table: Rows | None = None
         self._out: Tensor | None = None
         self._index: Tensor | None = None
         self._previous: Tensor | None = None
+        self.log = Log(self.family)
         self.reset()
 
     def reset(self) -> None:
@@ -152,6 +91,8 @@ class State:
         self._due: Step | None = None
         self._follower: Follower | None = None
         self._followed = False
+        if self.log.counts is not None:  # outlives the buffer
+            self.log.counts = self._candidates.clear()
         self.log = Log(self.family)
 
     def begin(
@@ -193,20 +134,16 @@ class State:
             RuntimeError: the step was not begun as a full one.
         """
         self._expect(Step.FULL, "record")
-        residual = self.config.forecast == "residual"
-        self._features.push(_tokens(output), self.position, _tokens(hidden) if residual else None)
-        self._probes.push(_tokens(probe), self.position)
-        if self._follower is not None:
-            self._follower.recorded(self.step)
-            self._keep(_tokens(probe))
-        self._newest = self.step
-        self.log.full_steps.append(self.step)
-        self._due = None
+        self._features.fit(_tokens(output))
+        self._probes.fit(_tokens(probe))
+        self.aim()
+        self.update(hidden, output, probe)
+        self.conclude()
 
     def fits(self, hidden: Tensor, probe: Tensor) -> bool:
         """Whether a step's features are of the shapes, dtypes and device of its history."""
         pairs = ((self._features.planes, hidden), (self._probes.planes, probe))
-        return all(p is not None and _alike(p[0], _tokens(f)) for p, f in pairs)
+        return all(p is not None and alike(p[0], _tokens(f)) for p, f in pairs)
 
     def predict(self, hidden: Tensor, probe: Tensor) -> Tensor:
         """Predict what the blocks would return: one fused op (eq. 7-9, arXiv 2603.03792).
@@ -223,15 +160,46 @@ class State:
             FullStepWanted: the plan decides from data, and decides so.
         """
         self._expect(Step.SKIP, "predict")
-        table, unit = self._rows()
-        # D_i has the unit of the feature over position^i: bring the weights from steps to that
-        difference = table.difference * unit ** np.arange(self._features.depth)
-        weights = torch.tensor(difference, dtype=torch.float32, device=hidden.device)
+        self.aim()
+        output = self.apply(hidden, probe)
+        self.conclude()
+        return output
+
+    def aim(self) -> None:
+        """First of the three parts of a step: where it lies, which candidates there are. Host work.
+
+        ``aim``, then ``update`` (full) or ``apply`` (skip), then ``conclude`` are ``record`` and
+        ``predict`` in parts, for who captures the second one in a CUDA graph.
+        """
+        if self._due is Step.FULL:
+            self._features.aim(self.position)
+            self._probes.aim(self.position)
+        else:
+            assert self._features.planes is not None
+            table, unit = self._rows()
+            self._table = table
+            self._candidates.aim(table, unit, self._features.planes.device)
+            self.log.counts = self._candidates.counts
+
+    def update(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
+        """Second part of a full step, on the device alone."""
+        residual = self.config.forecast == "residual"
+        self._features.update(_tokens(output), _tokens(hidden) if residual else None)
+        self._probes.update(_tokens(probe), None)
+        if self._follower is not None:
+            self._keep(_tokens(probe))
+
+    def apply(self, hidden: Tensor, probe: Tensor) -> Tensor:
+        """Second part of a skip step, on the device alone: choose, and predict."""
+        self._expect(Step.SKIP, "predict")
         tokens, probes = _tokens(hidden), _tokens(probe)
-        if self._out is None or self._index is None or not _alike(self._out, tokens):
-            self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
-            self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
+        if self._out is None or self._index is None or not alike(self._out, tokens):
+            with torch.inference_mode(False):
+                self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+                self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
         assert self._probes.planes is not None and self._features.planes is not None
+        weights = self._candidates.weights
+        assert weights is not None
         base = tokens if self.config.forecast == "residual" else None
         if self._follower is None:
             ops.skip_step_(
@@ -247,12 +215,39 @@ class State:
         else:
             self._ask(self._follower, probes, weights)
             self._out.copy_(ops.gather_rows(self._features.planes, weights, self._index, base))
-        self.log.count(self._index, table)
-        if self.on_predict is not None:
-            self.on_predict(self.step, self._index, table)
-        self.log.skip_steps.append(self.step)
-        self._due = None
+        self._candidates.count(self._index)
+        if self.on_predict is not None and self._table is not None:
+            planes, metric = self._probes.planes, self.config.metric
+            _, distance = ops.select(planes, probes, weights, metric)
+            self.on_predict(self.step, self._index, self._table, distance)
         return self._out.view(hidden.shape)
+
+    def conclude(self) -> None:
+        """Third part: the step is done. Host work."""
+        if self._due is Step.SKIP:
+            self.log.skip_steps.append(self.step)
+        else:
+            if self._follower is not None:
+                self._follower.recorded(self.step)
+            self._newest = self.step
+            self.log.full_steps.append(self.step)
+        self._due = None
+
+    @property
+    def due(self) -> Step | None:
+        """What the step that has begun does; None: none has."""
+        return self._due
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the history lies; None: there never was one."""
+        planes = self._features.planes
+        return None if planes is None else planes.device
+
+    @property
+    def decides_from_data(self) -> bool:
+        """Whether the plan looks at every step's features, which no captured step can show it."""
+        return self._follower is not None
 
     def _ask(self, follower: Follower, probe: Tensor, weights: Tensor) -> None:
         """Choose every token's row, and show the step to who decides on it."""
@@ -271,9 +266,58 @@ class State:
         """Hold the probe of this step for the next one, where that is compared with it."""
         if self._follower is None or not self._follower.compares:
             return
-        if self._previous is None or not _alike(self._previous, probe):
+        if self._previous is None or not alike(self._previous, probe):
             self._previous = torch.empty_like(probe, memory_format=torch.contiguous_format)
         self._previous.copy_(probe)
+
+    def detach(self, device: torch.device | str | None = None) -> History:
+        """Take the run out, also in the middle of a step; the state is then as after ``reset``.
+
+        Args:
+            device: copy the history there, and keep the buffers where they are for the next run.
+                None: hand the buffers themselves over, without a copy.
+        """
+        progress = {name: getattr(self, name) for name in _PROGRESS}
+        log = self.log
+        with torch.inference_mode(False):
+            probes, features = self._probes.detach(device), self._features.detach(device)
+            previous = None if self._previous is None else self._previous.clone()
+            self.reset()
+        kept = History(self.config, self.plan, probes, features, previous, log, progress)
+        return kept if device is None else kept.to(device)
+
+    def attach(self, history: History, device: torch.device | str | None = None) -> None:
+        """Go on with a run where it was taken out, forgetting the present one.
+
+        The history is copied, so that it can be attached again; buffers of its shape that this
+        state holds already keep their addresses.
+
+        Args:
+            history: from a state of the same configuration.
+            device: where to hold it; default: where this state's buffers of its shape are, else
+                where the history is.
+
+        Raises:
+            ValueError: ``history`` is of another configuration.
+        """
+        if history.config != self.config:
+            raise ValueError(
+                f"history must be of this state's configuration, expected {self.config}, "
+                f"got {history.config}"
+            )
+        self.reset()
+        self.plan = history.plan
+        with torch.inference_mode(False):
+            self._probes.attach(history.probes, device)
+            self._features.attach(history.features, device)
+            planes, previous, counts = self._probes.planes, history.previous, history.log.counts
+            home = torch.device("cpu") if planes is None else planes.device
+            self._previous = None if previous is None else previous.to(home, copy=True)
+            self.log = history.log.copy()
+            if counts is not None:
+                self.log.counts = self._candidates.resume(counts, self._features.depth, home)
+        for name, value in history.progress.items():
+            setattr(self, name, copy.deepcopy(value))
 
     @property
     def nbytes(self) -> int:
@@ -334,10 +378,6 @@ def family_rows(
 ) -> Rows:
     """The rows of a skip step; remembered, because every run asks for the same ones."""
     return rows(family, past, target, planes)
-
-
-def _alike(left: Tensor, right: Tensor) -> bool:
-    return (left.shape, left.dtype, left.device) == (right.shape, right.dtype, right.device)
 
 
 def _tokens(feature: Tensor) -> Tensor:

@@ -14,18 +14,20 @@ import tap_ext
 PACKAGE = Path(tap_ext.__file__).parent
 
 LAYERS = (
-    ("demo", "evaluate", "cli", "__main__"),
-    ("accelerate", "flops"),
+    ("adapters", "app", "demo", "evaluate", "cli", "__main__"),
+    ("accelerate", "calibrate", "flops", "plots"),
     ("integrations",),
     ("engine",),
+    ("steps",),
     ("views", "runtime"),
     ("report",),
     ("backbones",),
-    ("state",),
+    ("state", "batch", "history", "graphs"),
     ("config",),
     ("peers",),
+    ("buffers", "placement"),
     ("plan", "predictors", "ops"),
-    ("reference", "_library", "_checks", "_arguments"),
+    ("reference", "_library", "_checks", "_arguments", "uploads"),
 )
 """Top to bottom; a module may import its own layer and those below."""
 

@@ -68,7 +68,7 @@ def test_each_token_takes_the_row_that_fits_its_probe() -> None:
     zero = [torch.zeros(1, 6, 4)] * 12
     state = State(config=Config(window=6, predictors=(Taylor(1), Reuse())))
     seen = []
-    state.on_predict = lambda step, index, rows: seen.append(index.clone())
+    state.on_predict = lambda step, index, rows, distance: seen.append(index.clone())
     predicted = _drive(state, probes, features, zero)
     # on still tokens both rows tie up to rounding; only the moving ones tell
     assert all((index[0, 3:] == 0).all() for index in seen)

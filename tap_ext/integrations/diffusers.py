@@ -9,9 +9,14 @@ never imported: everything is read from the objects given.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 import math
+import re
+import sys
+import threading
 import types
 import warnings
 import weakref
@@ -38,6 +43,9 @@ __all__ = [
     "unnamed_transformers_of",
     "unwrap",
 ]
+
+
+_logger = logging.getLogger("tap_ext")
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -128,10 +136,28 @@ def install(model: nn.Module, make: Callable[[Callable[..., Any]], Engine]) -> E
                 f"or diffusers hooks, got {_name_of(model.__dict__['forward'])} on the instance"
             )
         place, name = model.__dict__, "forward"
+    tell_if_untested()
     engine = make(types.MethodType(type(model).forward, model))
     place[name] = engine
     _installed[id(model)] = engine
     return engine
+
+
+TESTED = ("0.36", "0.42")
+"""The oldest and the newest minor version of diffusers that tests ran with."""
+
+
+@functools.cache
+def tell_if_untested() -> None:
+    """Warn, once, of a version that nobody has tried; the self-check decides then."""
+    found = str(getattr(sys.modules.get("diffusers"), "__version__", ""))
+    minor = re.match(r"(\d+)\.(\d+)", found)
+    low, high = (tuple(map(int, version.split("."))) for version in TESTED)
+    if minor and not low <= tuple(map(int, minor.groups())) <= high:
+        _warn(
+            f"diffusers {found} is in use; tap_ext is tested with {TESTED[0]} to {TESTED[1]}. "
+            "Each model is checked when it first runs"
+        )
 
 
 _installed: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
@@ -193,7 +219,9 @@ class PipelineClock:
         timesteps = getattr(scheduler, "timesteps", None)
         if not self._loops or self._loops[-1] is not timesteps:
             self._loops.append(timesteps)
-        return Moment(len(self._loops), scheduler.step_index)
+        step = scheduler.step_index
+        done = 0 if step is None else max(step - (getattr(scheduler, "begin_index", None) or 0), 0)
+        return Moment(len(self._loops), step, done)
 
     def num_steps(self) -> int | None:
         """How many steps this loop executes, fewer than asked for where ``strength`` cuts it."""
@@ -247,10 +275,9 @@ def _accelerated(cls: Any) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         _tell_if_bypassed(self)
         args, kwargs = _with_fewer_steps(self, cls, args, kwargs)
-        with run(PipelineClock(self)) as opened:
+        with _alone(self), run(PipelineClock(self), cls.__name__) as opened:
             output = cls.__call__(self, *args, **kwargs)
             for engine in engines_of(self):
-                engine.finish(opened)
                 _tell_if_idle(self, engine, opened)
             return output
 
@@ -274,6 +301,31 @@ def _accelerated(cls: Any) -> Any:
         "_tap_ext_plain": cls,
     }
     return type(cls)(cls.__name__, (cls,), body)
+
+
+_stepping: dict[int, tuple[int]] = {}
+"""Which thread is in a denoising loop of which scheduler."""
+
+
+@contextlib.contextmanager
+def _alone(pipeline: Any) -> Iterator[None]:
+    """Refuse a second thread in the same scheduler's steps: both pictures would be a mixture."""
+    scheduler, thread = getattr(pipeline, "scheduler", None), threading.get_ident()
+    if not hasattr(scheduler, "step_index"):
+        yield  # it counts no steps, so it can be shared
+        return
+    mine = (thread,)
+    if (owner := _stepping.setdefault(id(scheduler), mine)) != mine:
+        raise RuntimeError(
+            f"{type(pipeline).__name__} is in use by thread {owner[0]}, and its scheduler counts "
+            "the steps of one run; give each request a copy of its own, as diffusers' "
+            "RequestScopedPipeline does, or copy.copy(pipe) with another scheduler"
+        )
+    try:
+        yield
+    finally:
+        if owner is mine:  # not a call from inside a call
+            del _stepping[id(scheduler)]
 
 
 def _with_fewer_steps(
@@ -320,6 +372,7 @@ def _tell_if_bypassed(pipeline: Any) -> None:
 
 
 def _warn(message: str) -> None:
+    _logger.warning("%s", message)
     warnings.warn(f"tap_ext: {message}", stacklevel=5)
 
 

@@ -96,6 +96,16 @@ class Views:
             self._add(replacements, path, block)
         return graft(model, replacements)
 
+    def parts(self, *, all_of_them: bool) -> Iterator[nn.Module]:
+        """The modules that a full step runs, or only those that a skip step does, root first."""
+        waiting = [self.full if all_of_them else self.skip]
+        while waiting:
+            module = waiting.pop()
+            yield module
+            if all_of_them or not isinstance(module, Idle):
+                children = (child for child in module._modules.values() if child is not None)
+                waiting += (c for c in children if not (isinstance(c, AbsentBlock) and c.follows))
+
     def stale(self, model: nn.Module) -> bool:
         """Whether the model's own parts have changed since the views were built.
 

@@ -80,6 +80,11 @@ class WatchedBlock(_Block):
 class AbsentBlock(_Block):
     """Skip view: hands its inputs on in the block's own order of returning them."""
 
+    @property
+    def follows(self) -> bool:
+        """Whether it is not the first of all, so that nothing of the real one runs."""
+        return not self._probes
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the block would return if it changed nothing."""
         arguments = self._enter(args, kwargs)

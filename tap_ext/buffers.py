@@ -1,0 +1,179 @@
+"""Buffers at fixed addresses: what a step changes in them comes in two halves.
+
+The first half depends on the host (which positions, which candidates) and copies a few numbers to
+the device. The second is work on the device alone, always at the same addresses, so that it can be
+captured as part of a CUDA graph and replayed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tap_ext import ops
+from tap_ext.predictors import Predictor, Rows, gaps
+from tap_ext.uploads import upload
+
+__all__ = ["Candidates", "Remembered", "Stack", "alike"]
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One feature's divided differences.
+
+    Attributes:
+        planes: (S, B, N, D); None: nothing was recorded.
+        past: positions of the full steps they stand for, newest first.
+    """
+
+    planes: Tensor | None
+    past: tuple[float, ...]
+
+    def to(self, device: torch.device | str) -> Remembered:
+        """The same on ``device``."""
+        return self if self.planes is None else replace(self, planes=self.planes.to(device))
+
+
+class Stack:
+    """The divided differences of a feature over its last S full steps, newest first.
+
+    Attributes:
+        planes: (S, B, N, D), in the feature's dtype; None before the first ``push``.
+        past: positions of the full steps that the planes stand for, newest first.
+    """
+
+    def __init__(self, depth: int) -> None:
+        """A stack of ``depth`` planes (S)."""
+        self.depth = depth
+        self.planes: Tensor | None = None
+        self.past: tuple[float, ...] = ()
+        self._gaps: Tensor | None = None
+
+    def push(self, feature: Tensor, position: float, minus: Tensor | None = None) -> None:
+        """Add ``feature - minus``, both (B, N, D), evaluated at ``position``.
+
+        The buffer is allocated at the first push and keeps its address as long as features have
+        the same shape, dtype and device; one that has not begins the history anew.
+        """
+        self.fit(feature)
+        self.aim(position)
+        self.update(feature, minus)
+
+    def fit(self, feature: Tensor) -> None:
+        """Make the buffer one for features like this."""
+        if self.planes is None or not alike(self.planes[0], feature):
+            self.past = ()
+            with torch.inference_mode(False):
+                self.planes = feature.new_empty((self.depth, *feature.shape))
+                self._gaps = feature.new_empty(self.depth - 1, dtype=torch.float32)
+
+    def aim(self, position: float) -> None:
+        """First half of a push into the same buffer: what depends on the host."""
+        assert self._gaps is not None
+        self.past = (position, *self.past)[: self.depth]
+        distances = np.array(gaps(self.past, self.depth), dtype=np.float32)
+        self._gaps.copy_(upload(distances, self._gaps.device))
+
+    def update(self, feature: Tensor, minus: Tensor | None) -> None:
+        """Second half of a push: the work on the device, at fixed addresses."""
+        assert self.planes is not None and self._gaps is not None
+        ops.stack_update_(self.planes, feature, self._gaps, minus)
+
+    def clear(self) -> None:
+        """Forget the history; the buffer is kept."""
+        self.past = ()
+
+    def detach(self, device: torch.device | str | None) -> Remembered:
+        """Take the history out: the buffer itself, or, to ``device``, a copy of what it holds."""
+        planes, past = self.planes if self.past else None, self.past
+        if planes is not None and device is not None:
+            planes = planes.to(device, copy=True)
+        elif planes is not None:
+            self.planes = self._gaps = None
+        self.clear()
+        return Remembered(planes, past)
+
+    def attach(self, kept: Remembered, device: torch.device | str | None) -> None:
+        """Put a copy of ``kept`` in, into the buffer at hand where that is of its shape."""
+        if kept.planes is not None:
+            like = self.planes if device is None else None
+            if like is None or like.shape != kept.planes.shape or like.dtype != kept.planes.dtype:
+                like = torch.empty_like(kept.planes[:1], device=device)
+            self.fit(like[0])
+            assert self.planes is not None
+            self.planes.copy_(kept.planes)
+        self.past = kept.past
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 0 if self.planes is None else self.planes.nbytes
+
+
+class Candidates:
+    """The rows of a skip step, and how many tokens took each predictor.
+
+    There are always as many rows as predictors: where fewer are told apart, the first fills up, of
+    equals the first being taken. So every skip step of a run is the same work.
+
+    Attributes:
+        weights: (M, S) float32, one row of weights per candidate; None: no skip step yet.
+        counts: (len(family),) int64, tokens per predictor since ``clear``; None likewise.
+    """
+
+    def __init__(self, family: tuple[Predictor, ...]) -> None:
+        """No rows yet."""
+        self._size = len(family)
+        self.weights: Tensor | None = None
+        self.counts: Tensor | None = None
+        self._owners: Tensor | None = None
+        self._numbers: Tensor | None = None
+
+    def aim(self, table: Rows, unit: float, device: torch.device) -> None:
+        """First half of a skip step: these rows, for positions that are ``unit`` apart."""
+        # D_i has the unit of the feature over position^i: bring the weights from steps to that
+        difference = table.difference * unit ** np.arange(table.difference.shape[1])
+        missing = self._size - len(table)
+        weights = np.concatenate([difference, *([difference[:1]] * missing)]).astype(np.float32)
+        owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
+        if self.weights is None or self.weights.device != device:
+            self._allocate(weights.shape, device)
+        assert self.weights is not None and self._owners is not None
+        self.weights.copy_(upload(weights, device))
+        self._owners.copy_(upload(owners, device))
+
+    def _allocate(self, shape: tuple[int, ...], device: torch.device) -> None:
+        with torch.inference_mode(False):
+            self.weights = torch.empty(shape, dtype=torch.float32, device=device)
+            self.counts = torch.zeros(self._size, dtype=torch.int64, device=device)
+            self._owners = torch.empty(self._size, dtype=torch.int64, device=device)
+            self._numbers = torch.arange(self._size, dtype=torch.int32, device=device)
+
+    def count(self, index: Tensor) -> None:
+        """Second half: add the choices of one skip step, ``index`` (B, N) into the rows."""
+        assert self._owners is not None and self.counts is not None and self._numbers is not None
+        self.counts.index_add_(0, self._owners, (index.reshape(-1, 1) == self._numbers).sum(0))
+
+    def clear(self) -> Tensor | None:
+        """Begin to count anew; returns what was counted."""
+        if self.counts is None:
+            return None
+        counted = self.counts.clone()
+        self.counts.zero_()
+        return counted
+
+    def resume(self, counts: Tensor, planes: int, device: torch.device) -> Tensor:
+        """Count on from ``counts``, for rows of so many planes; returns the buffer that does."""
+        if self.counts is None or self.counts.device != device:
+            self._allocate((self._size, planes), device)
+        assert self.counts is not None
+        self.counts.copy_(counts)
+        return self.counts
+
+
+def alike(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors agree in shape, dtype and device."""
+    return (left.shape, left.dtype, left.device) == (right.shape, right.dtype, right.device)

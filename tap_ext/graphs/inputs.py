@@ -1,0 +1,119 @@
+"""The inputs of recorded work: tensors that change, at addresses that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Inputs", "Uncapturable", "flatten", "join", "layout"]
+
+PLAIN = frozenset((type(None), bool, int, float, complex, str, torch.dtype, torch.device))
+
+
+class Uncapturable(RuntimeError):
+    """Recorded work could not be right; the message says why."""
+
+
+class _Place:
+    """Marks where a tensor was."""
+
+
+def flatten(value: Any, device: torch.device, what: str) -> tuple[list[Tensor], Any]:
+    """Take the tensors out of nested lists, tuples and dicts.
+
+    Args:
+        value: what holds them.
+        device: where all of them must lie.
+        what: its name, for messages.
+
+    Returns:
+        The tensors, and everything else, to be compared and for ``join``.
+
+    Raises:
+        Uncapturable: it holds what is neither tensor nor plain, or a tensor elsewhere.
+    """
+    found: list[Tensor] = []
+    rest = _take(value, found)
+    for tensor in found:
+        if type(tensor) not in (Tensor, nn.Parameter):
+            raise Uncapturable(f"{what} holds a {type(tensor).__name__}")
+        if tensor.device != device:
+            raise Uncapturable(f"{what} holds a tensor on {tensor.device}, beside {device}")
+    for kind in _strangers(rest):
+        raise Uncapturable(f"{what} holds a {kind.__name__}")
+    return found, rest
+
+
+def _take(value: Any, found: list[Tensor]) -> Any:
+    """``(type, content)``, for every value and those inside it."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        found.append(value)
+        return _Place, None
+    if kind is tuple or kind is list:
+        return kind, tuple([_take(item, found) for item in value])
+    if kind is dict:
+        return kind, tuple([(key, _take(item, found)) for key, item in value.items()])
+    return kind, value
+
+
+def _strangers(rest: Any) -> Iterator[type]:
+    kind, content = rest
+    if kind is tuple or kind is list:
+        for item in content:
+            yield from _strangers(item)
+    elif kind is dict:
+        for _, item in content:
+            yield from _strangers(item)
+    elif kind is not _Place and kind not in PLAIN:
+        yield kind
+
+
+def join(tensors: Sequence[Tensor], rest: Any) -> Any:
+    """Put tensors back where ``flatten`` found them."""
+    return _put(iter(tensors), rest)
+
+
+def _put(tensors: Iterator[Tensor], rest: Any) -> Any:
+    kind, content = rest
+    if kind is _Place:
+        return next(tensors)
+    if kind is tuple or kind is list:
+        return kind([_put(tensors, item) for item in content])
+    if kind is dict:
+        return {key: _put(tensors, item) for key, item in content}
+    return content
+
+
+def layout(tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+    """What recorded work takes for granted of its inputs."""
+    return tuple((tuple(t.shape), t.stride(), t.dtype) for t in tensors)
+
+
+class Inputs:
+    """Copies of tensors at fixed addresses.
+
+    Attributes:
+        tensors: the copies.
+    """
+
+    def __init__(self, given: Sequence[Tensor]) -> None:
+        """Room for tensors like these."""
+        with torch.inference_mode(False):
+            self.tensors = [torch.empty_like(tensor) for tensor in given]
+        self._loaded: list[tuple[Tensor, int, int] | None] = [None] * len(given)
+
+    def load(self, given: Sequence[Tensor]) -> None:
+        """Copy what is not known to be there already."""
+        for place, (kept, tensor) in enumerate(zip(self.tensors, given, strict=True)):
+            if tensor.is_inference():  # no version tells whether it was edited
+                kept.copy_(tensor)
+                continue
+            now = tensor, tensor._version, tensor.data_ptr()
+            loaded = self._loaded[place]
+            if loaded is None or loaded[0] is not tensor or loaded[1:] != now[1:]:
+                kept.copy_(tensor)
+                self._loaded[place] = now  # held, so that it cannot become another one

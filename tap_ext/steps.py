@@ -1,0 +1,207 @@
+"""How one step of one branch runs: eagerly, or as a CUDA graph captured before."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tap_ext.config import Config
+from tap_ext.graphs import (
+    Graphs,
+    Uncapturable,
+    fingerprint,
+    flatten,
+    hooked,
+    join,
+    layout,
+    recorder_for,
+)
+from tap_ext.runtime import Branch
+from tap_ext.state import Step
+from tap_ext.views import Call, Views, run_view
+
+__all__ = ["OtherTokens", "Steps"]
+
+Function = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, list[Any]]], Any]
+"""A step as a function of the call's arguments and of what idle modules gave."""
+
+
+class OtherTokens(Exception):
+    """A step has other tokens than its history: their number may depend on a mask's values."""
+
+
+class Steps:
+    """Runs the steps of one model whose views are known to be right.
+
+    Attributes:
+        captured: steps captured so far.
+        replayed: steps that were replays.
+        uncaptured: why steps were not captured, by reason.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Steps as ``config`` asks for them."""
+        self._config = config
+        self._modulated = config.probe == "modulated"
+        self.uncaptured: Counter[str] = Counter()
+        self.captured = 0
+        self.replayed = 0
+
+    def skip(
+        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run what stands around the blocks, with a forecast between.
+
+        Raises:
+            OtherTokens: the history does not fit; nothing was predicted.
+            FullStepWanted: the plan looked at the step and wants it full.
+        """
+        for state in branch.states.values():
+            if state.due is Step.SKIP:
+                state.aim()
+
+        def step(args: tuple[Any, ...], kwargs: dict[str, Any], idle: Any) -> Any:
+            used = []
+
+            def forecast(stream: int, hidden: Tensor, probe: Tensor) -> Tensor:
+                state = branch.states[stream]
+                if not state.fits(hidden, probe):
+                    raise OtherTokens
+                used.append(stream)
+                return state.apply(hidden, probe)
+
+            call = Call.after(branch.takes, idle, forecast, want_probe=self._modulated)
+            return run_view(views.skip, call, args, kwargs), tuple(used)
+
+        output, used = self._run(Step.SKIP, step, views, branch, args, kwargs)
+        for stream in used:
+            branch.states[stream].conclude()
+        return output
+
+    def full(
+        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the whole model and add to a history that is known to fit.
+
+        Raises:
+            OtherTokens: it does not.
+        """
+        for state in branch.states.values():
+            state.aim()
+
+        def step(args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> Any:
+            call = Call.full(views.spec, branch.takes, want_probe=self._modulated)
+            output = run_view(views.full, call, args, kwargs)
+            for stream, passage in enumerate(call.passages):
+                state = branch.states.get(stream)
+                if passage.used != (state is not None):
+                    raise OtherTokens
+                if state is not None and passage.output is not None:
+                    hidden, probe = passage.taken(passage.hidden), passage.taken(passage.probe)
+                    if not state.fits(passage.output, probe):
+                        raise OtherTokens
+                    state.update(hidden, passage.output, probe)
+            return output, dict(call.idle)
+
+        output, branch.idle = self._run(Step.FULL, step, views, branch, args, kwargs)
+        for state in branch.states.values():
+            state.conclude()
+        return output
+
+    def asked(self, kind: Step) -> bool:
+        """Whether the configuration asks for steps of this kind to be captured."""
+        return self._config.graphs == "all" or (kind is Step.SKIP and self._config.graphs != "off")
+
+    def _obstacle(self, kind: Step, views: Views, branch: Branch) -> str | None:
+        """What stands against capturing."""
+        can = views.spec.graphs
+        if torch.compiler.is_compiling():
+            return "the model is being compiled as a whole"
+        if can == "none" or (kind is Step.FULL and can != "all"):
+            return f"a {kind.value} step of {views.spec.name} waits for the device"
+        if branch.states[0].decides_from_data:
+            return "the schedule looks at every step"
+        if self._config.trace:
+            return "trace=True looks at every step"
+        return None
+
+    def _run(
+        self,
+        kind: Step,
+        step: Function,
+        views: Views,
+        branch: Branch,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        plain = functools.partial(step, args, kwargs, branch.idle)
+        device = branch.states[0].device
+        if device is None or not self.asked(kind):
+            return plain()
+        graphs = self._graphs(kind, views, branch, device)
+        if graphs is None:
+            return plain()
+        try:
+            idle = dict(branch.idle) if kind is Step.SKIP else {}
+            given, rest = flatten((args, kwargs, idle), device, "a call of the model")
+        except Uncapturable as error:
+            self._tell(str(error))
+            return plain()
+
+        def function(given: Sequence[Tensor]) -> Any:
+            return step(*join(given, rest))
+
+        before = graphs.captured, graphs.replayed
+        output = graphs.call((kind, rest, layout(given)), function, given)
+        self.captured += graphs.captured - before[0]
+        self.replayed += graphs.replayed - before[1]
+        return output
+
+    def _graphs(
+        self, kind: Step, views: Views, branch: Branch, device: torch.device
+    ) -> Graphs | None:
+        """What was captured of a branch, where a step of this kind can be replayed."""
+        slot = branch.slot
+        if slot.graphs is None:
+            recorder = recorder_for(device)
+            if recorder is None:
+                return None
+            slot.graphs = Graphs(recorder, self._warn)
+        reason = self._obstacle(kind, views, branch)
+        if reason is None and slot.graphs.expect(kind, self._premise(kind, views, device)):
+            reason = hooked(views.parts(all_of_them=kind is Step.FULL))
+            if reason is not None:
+                slot.graphs.expect(kind, None)
+        if reason is not None:
+            self._tell(reason)
+            return None
+        return slot.graphs
+
+    def _premise(self, kind: Step, views: Views, device: torch.device) -> Any:
+        """What a replay takes for granted beside its inputs."""
+        autocast = torch.is_autocast_enabled(device.type)
+        return (
+            views,
+            fingerprint(views.parts(all_of_them=kind is Step.FULL)),
+            torch.get_autocast_dtype(device.type) if autocast else None,
+            torch.is_inference_mode_enabled(),
+            torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+        )
+
+    def _tell(self, reason: str) -> None:
+        """Count a step that was not captured; warn once where captures were asked for by name."""
+        if self._config.graphs == "auto":
+            self.uncaptured[reason] += 1
+        else:
+            self._warn(reason)
+
+    def _warn(self, reason: str) -> None:
+        if reason not in self.uncaptured:
+            warnings.warn(f"tap_ext: a step runs eagerly: {reason}", stacklevel=2)
+        self.uncaptured[reason] += 1

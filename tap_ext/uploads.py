@@ -1,0 +1,45 @@
+"""Small arrays of the host on a device, each copied there once.
+
+What a step needs of the host, a few weights, recurs from window to window and from run to run. A
+copy from pageable memory would make every step wait for the device.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["upload"]
+
+CAPACITY = 1024
+"""Arrays kept, least recently used first to go; each is of some hundred bytes."""
+
+_kept: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
+_lock = threading.RLock()  # one that an interrupt leaves locked must not block us
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """``array`` on ``device``, not to be written to. Never waits for the device."""
+    if device.type != "cuda":
+        return torch.tensor(array, device=device)
+    # another stream would not know when the copy is done
+    stream = torch.cuda.current_stream(device).cuda_stream
+    key = (array.tobytes(), array.shape, array.dtype.str, device, stream)
+    with _lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key][1]
+    with torch.inference_mode(False):
+        pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()
+        value = pinned.to(device, non_blocking=True)
+    with _lock:
+        _kept[key] = pinned, value  # the source stays until the copy is surely done
+        while len(_kept) > CAPACITY:
+            _kept.popitem(last=False)
+    return value
