@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import tap_ext
 from tap_ext.backbones import SPECS
-from tap_ext.cli import main
+from tap_ext.cli import bench, doctor, main
+from tap_ext.ops import LibraryStatus, library_status
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -86,11 +90,108 @@ def test_a_missing_extra_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_prints_one_row(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor"]) == 0
-    names, values = capsys.readouterr().out.splitlines()
-    assert names.split() == ["python", "torch", "diffusers", "tap_ext", "cuda", "ops"]
-    assert values.split()[:2] == [sys.version.split()[0], torch.__version__]
+class TestDoctor:
+    """``tap_ext doctor``."""
+
+    def test_it_tells_what_is_here(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["doctor", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        here = told["matrix"]["here"]
+        assert here["python"] == sys.version.split()[0]
+        assert here["torch"] == torch.__version__
+        assert told["library"]["loaded"] == library_status().compiled
+        assert told["classes"] == len(SPECS)
+        assert len(told["gpus"]) == torch.cuda.device_count()
+        assert main(["doctor"]) == 0
+        shown = capsys.readouterr().out
+        (row,) = [line for line in shown.splitlines() if line.startswith("here")]
+        assert row.split()[1:3] == [here["python"], here["torch"]]
+        assert str(library_status().path) in shown
+
+    def test_the_matrix_is_that_of_the_package(self) -> None:
+        project = (Path(tap_ext.__file__).parents[1] / "pyproject.toml").read_text()
+        assert f'requires-python = ">={doctor.OLDEST["python"]}"' in project
+        assert f'"torch>={doctor.OLDEST["torch"]}"' in project
+        assert f'"diffusers>={doctor.OLDEST["diffusers"]}"' in project
+        cmake = (Path(tap_ext.__file__).parents[1] / "CMakeLists.txt").read_text()
+        assert f'TAP_CUDA_ARCHS "{doctor.CAPABILITY.replace(".", "")}-real;' in cmake
+
+    def test_what_is_too_old_is_told_and_fails(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        versions = {"diffusers": "0.9.1"}
+        monkeypatch.setattr(doctor, "_version", versions.get)
+        assert main(["doctor"]) == 1
+        shown = capsys.readouterr().out
+        assert "not supported: diffusers 0.9.1 is older than 0.36" in shown
+        versions.clear()  # not installed is not too old
+        assert main(["doctor"]) == 0
+        assert "advice: diffusers is not installed" in capsys.readouterr().out
+
+    def test_a_library_that_is_not_there_is_told_with_the_reason(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing = LibraryStatus(False, Path("/no/library.so"), False, "it was not built")
+        monkeypatch.setattr(doctor, "library_status", lambda: missing)
+        assert main(["doctor"]) == 0
+        shown = capsys.readouterr().out
+        assert "/no/library.so, not loaded: it was not built" in shown
+        assert "advice: the ops run in plain torch" in shown
+
+
+class TestBench:
+    """``tap_ext bench``."""
+
+    def test_it_measures_the_cases_of_the_source_tree(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("pytest_benchmark")
+        shapes = pytest.importorskip("bench.shapes")
+        small = shapes.Shape("small", "1x1", B=2, N=16, D=32)
+        monkeypatch.setattr(shapes, "SHAPES", (small,))
+        arguments = ("bench", "--shape=small-1x1", "--rounds=2", "--dtype=float32")
+        assert main([*arguments, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["setting"]["shape"] == "small-1x1"
+        names = [row["op"] for row in told["rows"]]
+        assert {"stack_update", "predict", "select", "skip_step"} <= set(names)
+        plane = 2 * 16 * 32 * 4
+        by_name = {row["op"]: row for row in told["rows"]}
+        assert by_name["select"]["bytes"] == 4 * plane
+        assert all(row["seconds"] > 0 and row["time / copy"] > 0 for row in told["rows"])
+        assert main([*arguments, "--case=select"]) == 0
+        assert capsys.readouterr().out.splitlines()[1].startswith("select ")
+        assert "must be among" in refusal(capsys, *arguments, "--case=sing")
+        assert "must be among small-1x1" in refusal(capsys, "bench", "--shape=large")
+
+    def test_without_the_source_tree_it_says_so(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(bench, "SOURCE", tmp_path)
+        assert main(["bench"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "bench/ of the source tree" in error
+
+
+def test_the_script_is_the_command() -> None:
+    project = (Path(tap_ext.__file__).parents[1] / "pyproject.toml").read_text()
+    (target,) = re.findall(r'(?m)^tap_ext = "(.*)"$', project)
+    module, _, function = target.partition(":")
+    assert getattr(importlib.import_module(module), function) is main
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    script = "import sys\nfrom tap_ext.cli import main\nsys.exit(main(['spec', '--list']))"
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
 
 
 def test_as_a_module_it_refuses_without_importing_the_demo() -> None:

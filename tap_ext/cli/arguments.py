@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -14,7 +15,22 @@ import torch
 
 from tap_ext.ops import library_status
 
-__all__ = ["Parser", "device", "failed", "ops", "whole", "writable"]
+__all__ = [
+    "DTYPES",
+    "Parser",
+    "device",
+    "failed",
+    "missing_extra",
+    "ops",
+    "pipeline_argument",
+    "seeds",
+    "whole",
+    "words_of",
+    "writable",
+]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_SEED = 2**31 - 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +59,30 @@ def failed(parser: argparse.ArgumentParser, message: str) -> int:
     return 1
 
 
+def missing_extra(parser: argparse.ArgumentParser, error: ImportError, extra: str) -> int:
+    """Say which package is missing and how to get it; returns the exit status.
+
+    Raises:
+        ImportError: what is missing is a part of this package, so the fault is its own.
+    """
+    if (error.name or "").startswith("tap_ext"):
+        raise error
+    missing = error.name or str(error).strip().partition("\n")[0]
+    command = parser.prog.rpartition(" ")[2]
+    return failed(
+        parser,
+        f"{command} needs {missing}, which pip install --no-build-isolation -e '.[{extra}]' "
+        "installs",
+    )
+
+
+def words_of(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
     """Reads a whole number within bounds."""
 
@@ -54,6 +94,40 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def seeds(text: str) -> list[int]:
+    """Reads seeds and ranges of them, like ``0,3,7-9``."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"must be numbers or ranges like 0,3-5, got {text!r}")
+        low, high = int(first), int(last or first)
+        if not low <= high <= MAX_SEED or high - low >= 100_000:
+            raise argparse.ArgumentTypeError(
+                f"must rise, by less than 100000, to {MAX_SEED} at most, got {part.strip()!r}"
+            )
+        found.extend(range(low, high + 1))
+    return list(dict.fromkeys(found))
+
+
+def pipeline_argument(text: str) -> tuple[str, Any]:
+    """Reads ``NAME=VALUE``; the value is JSON where it can be read so, else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    if name in _OWN:
+        raise argparse.ArgumentTypeError(f"{name} has an argument of its own, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+_OWN = {
+    "prompt", "num_inference_steps", "generator", "output_type", "height", "width", "return_dict",
+}  # fmt: skip
 
 
 def device(text: str) -> torch.device:

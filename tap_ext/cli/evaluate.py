@@ -163,8 +163,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, jobs: l
             if arguments.plots:
                 _plot(arguments, jobs, rows)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; {_kept(arguments, kept)}", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f"interrupted; {_kept(arguments, kept)}") from None
     except (OSError, RuntimeError, ValueError) as error:
         return failed(parser, f"{_words_of(error)}; {_kept(arguments, kept)}")
     print(forms["json" if arguments.json else "csv" if arguments.csv else "md"].rstrip("\n"))

@@ -64,7 +64,7 @@ def load_pipeline(
         dtype: The dtype of the weights and of the sampling.
     """
     transformer = _diffusers.FluxTransformer2DModel.from_pretrained(
-        path or MODEL, torch_dtype=dtype
+        path or MODEL, torch_dtype=dtype, use_safetensors=True
     )
     scheduler = _diffusers.FlowMatchEulerDiscreteScheduler(
         shift=3.0, use_dynamic_shifting=True, base_shift=_SHIFT, max_shift=_SHIFT

@@ -69,7 +69,7 @@ def load_pipeline(
         dtype: The dtype of the weights and of the sampling.
     """
     transformer = _diffusers.PixArtTransformer2DModel.from_pretrained(
-        path or MODEL, torch_dtype=dtype
+        path or MODEL, torch_dtype=dtype, use_safetensors=True
     )
     pipe = _diffusers.PixArtSigmaPipeline(
         tokenizer=None,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import tap_ext
 from tap_ext.demo.subject import Subject
-from tap_ext.evaluate import orders
 from tap_ext.evaluate.clocks import call_times, wall_time
 from tap_ext.evaluate.flops import StepFlops, step_flops
 from tap_ext.evaluate.metrics import psnr, ssim
+from tap_ext.plots import orders
 
 __all__ = ["Comparison", "Method", "compare", "model_calls"]
 

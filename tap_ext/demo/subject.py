@@ -16,6 +16,7 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from tap_ext.demo import bundled
+from tap_ext.evaluate.checkpoint import own_code
 
 __all__ = ["Subject", "from_bundle", "from_checkpoint"]
 
@@ -77,19 +78,24 @@ def from_checkpoint(
     """
     index = path / "model_index.json"
     try:
-        kind = json.loads(index.read_text())["_class_name"]
+        parts = json.loads(index.read_text())
+        kind = parts["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"model must be a folder with a {index.name} of diffusers, got {path}"
         ) from None
     if kind != FluxPipeline.__name__:
         raise ValueError(f"model must be a checkpoint of FluxPipeline, got one of {kind}")
+    if (code := own_code(path, parts)) is not None:
+        raise ValueError(f"model must not bring code of its own, got {code} in {path}")
     load: Any = FluxPipeline.from_pretrained
     try:
         with warnings.catch_warnings():
             # Its successor "dtype" is unknown to releases that are still in use.
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-            pipe = load(path, torch_dtype=dtype, local_files_only=True).to(device)
+            pipe = load(path, torch_dtype=dtype, local_files_only=True, use_safetensors=True).to(
+                device
+            )
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"model cannot be loaded from {path}: {reason}") from error

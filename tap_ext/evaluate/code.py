@@ -15,7 +15,7 @@ from tap_ext.ops import library_status
 
 __all__ = ["versions"]
 
-_APART = {"cli", "demo", "evaluate"}
+_APART = {"app", "cli", "demo", "evaluate", "plots"}
 _MEASURING = ("metrics.py", "solvers.py")
 
 

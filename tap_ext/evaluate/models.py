@@ -8,13 +8,15 @@ import inspect
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tap_ext.evaluate.checkpoint import own_code
 
 __all__ = ["MODELS", "Model", "from_folder", "open_model", "twin"]
 
@@ -80,7 +82,11 @@ def twin(pipe: Any) -> Any:
 
 
 def open_model(
-    name: str, device: torch.device, dtype: torch.dtype | None = None, size: int | None = None
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    size: int | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Model:
     """The model of this name, or the pipeline in the folder of this name.
 
@@ -89,6 +95,7 @@ def open_model(
         device: where it runs.
         dtype: of weights and sampling; None: float32 for bundled models, bfloat16 for others.
         size: height and width in pixels; None: the pipeline's own. Bundled models have one only.
+        extra: further arguments of the pipeline's call, not of bundled models.
 
     Raises:
         ValueError: there is no such model, or it cannot be loaded; the message says why.
@@ -96,11 +103,19 @@ def open_model(
     if name in MODELS:
         if size is not None:
             raise ValueError(f"size must not be given for {name}, whose pictures have one size")
+        if extra:
+            raise ValueError(f"{next(iter(extra))} must not be given for {name}, which takes none")
         return MODELS[name](device, dtype or torch.float32)
-    return from_folder(Path(name), device, dtype or torch.bfloat16, size)
+    return from_folder(Path(name), device, dtype or torch.bfloat16, size, extra)
 
 
-def from_folder(path: Path, device: torch.device, dtype: torch.dtype, size: int | None) -> Model:
+def from_folder(
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    size: int | None,
+    extra: Mapping[str, Any] | None = None,
+) -> Model:
     """A diffusers pipeline in a local folder; nothing is downloaded.
 
     Raises:
@@ -109,26 +124,38 @@ def from_folder(path: Path, device: torch.device, dtype: torch.dtype, size: int 
     import diffusers
 
     try:
-        json.loads((path / "model_index.json").read_text())["_class_name"]
+        index = json.loads((path / "model_index.json").read_text())
+        name = index["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"model must be {' or '.join(MODELS)} or a folder with a model_index.json of "
             f"diffusers, got {path}"
         ) from None
+    if (code := own_code(path, index)) is not None:
+        raise ValueError(f"model must not bring code of its own, got {code} in {path}")
+    if not hasattr(diffusers, name):
+        raise ValueError(
+            f"model must be of a pipeline class that diffusers {diffusers.__version__} has, got "
+            f"{name} in {path}"
+        )
+    more = {} if size is None else {"height": size, "width": size}
+    more |= extra or {}
+    _check_call(getattr(diffusers, name), more)  # before minutes of loading
     kind: Any = diffusers.DiffusionPipeline
     try:
         with warnings.catch_warnings():
             # Its successor "dtype" is unknown to releases that are still in use.
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
-            pipe = kind.from_pretrained(path, torch_dtype=dtype, local_files_only=True).to(device)
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+            pipe = kind.from_pretrained(
+                path, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            ).to(device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever is in the folder, and all that reads it, is not ours
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"model cannot be loaded from {path}: {reason}") from error
-    takes = set(inspect.signature(pipe.__call__).parameters)
-    if not {"prompt", "num_inference_steps", "generator", "output_type"} <= takes:
-        raise ValueError(f"model must take prompts and seeds, {type(pipe).__name__} does not")
+    _check_call(type(pipe), more)
     pipe.set_progress_bar_config(disable=True)
-    shape = {} if size is None else {"height": size, "width": size}
 
     def generate(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], steps: int) -> Tensor:
         output = pipe(
@@ -136,13 +163,26 @@ def from_folder(path: Path, device: torch.device, dtype: torch.dtype, size: int 
             num_inference_steps=steps,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt",
-            **shape,
+            **more,
         )
-        made = output.frames if hasattr(output, "frames") else output.images
+        made = getattr(output, "frames", getattr(output, "images", None))
+        if made is None:
+            raise ValueError(f"model must make pictures or videos, {type(pipe).__name__} does not")
         return torch.as_tensor(made).float().cpu()
 
     settings = _settings(device, dtype) | {"size": size, "weights": fingerprint(path)}
+    if extra:
+        settings["extra"] = {key: str(value) for key, value in extra.items()}
     return Model(path.resolve().name, pipe, generate, settings=settings)
+
+
+def _check_call(kind: Any, given: Mapping[str, Any]) -> None:
+    """Refuses a class of pipelines whose call does not take what it will be given."""
+    takes = set(inspect.signature(kind.__call__).parameters)
+    if not {"prompt", "num_inference_steps", "generator", "output_type"} <= takes:
+        raise ValueError(f"model must take prompts and seeds, {kind.__name__} does not")
+    if strange := sorted(set(given) - takes):
+        raise ValueError(f"model must take {strange[0]}, {kind.__name__} does not")
 
 
 def _bundled(device: torch.device, dtype: torch.dtype) -> Model:

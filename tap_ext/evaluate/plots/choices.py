@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from tap_ext.evaluate.orders import grid, orders, shares
 from tap_ext.evaluate.plots import style
 from tap_ext.evaluate.plots.trajectory import Seen
+from tap_ext.plots.orders import grid, orders, shares
 
 __all__ = ["figure"]
 

@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tap_ext.evaluate.orders import grid
 from tap_ext.evaluate.plots import style
 from tap_ext.evaluate.plots.trajectory import Seen
+from tap_ext.plots.orders import grid
 
 __all__ = ["correlation", "figure", "regret"]
 
