@@ -71,7 +71,7 @@ fuzz-core: $(VENV)/.test  ## libFuzzer over the kernels' arguments, for SECONDS;
 	build/fuzz/fuzz_ops -max_total_time=$(SECONDS) -max_len=4096 -print_final_stats=1
 
 mutants: $(VENV)/.test  ## one change at a time in the arithmetic: every one must fail a test
-	$(PY) tools/mutate.py
+	$(PY) tools/mutants.py
 
 bench: $(VENV)/.test  ## microbenchmarks of the ops, as ratios to a copy and to plain torch
 	$(PY) -m pytest bench

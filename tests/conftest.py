@@ -16,7 +16,12 @@ torch.set_num_threads(1)
 
 # One example may compile or import something first, so no deadline; the same examples every time.
 settings.register_profile("tap_ext", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("tap_ext")
+# ``make fuzz``: many examples, others every time.
+examples = int(os.environ.get("TAP_EXT_EXAMPLES", "5000"))
+settings.register_profile("fuzz", deadline=None, max_examples=examples)
+# Of a mutant that these notice, nothing else need be run.
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=8)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tap_ext"))
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
