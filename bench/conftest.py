@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench.denoiser import MODELS
 from bench.shapes import FLUX_1024, SHAPES
 
 LINES = pytest.StashKey[list[str]]()
@@ -14,6 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     names = ", ".join(map(str, SHAPES))
     text = f"size to measure (repeatable; default {FLUX_1024}; 'all' or one of {names})"
     parser.addoption("--shape", action="append", default=[], metavar="NAME", help=text)
+    text = f"transformer to run (repeatable; default tiny; 'all' or one of {', '.join(MODELS)})"
+    parser.addoption("--model", action="append", default=[], metavar="NAME", help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,15 +31,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "device", ["cpu", pytest.param("cuda", marks=[skip, pytest.mark.cuda])]
         )
-    if "shape" in metafunc.fixturenames:
-        wanted = metafunc.config.getoption("--shape") or [str(FLUX_1024)]
-        unknown = set(wanted) - {"all", *map(str, SHAPES)}
-        if unknown:
-            raise pytest.UsageError(
-                f"--shape must be all or one of {', '.join(map(str, SHAPES))}, got {unknown.pop()}"
-            )
-        shapes = [shape for shape in SHAPES if "all" in wanted or str(shape) in wanted]
-        metafunc.parametrize("shape", shapes, ids=str)
+    for fixture, known, default in (
+        ("shape", {str(shape): shape for shape in SHAPES}, str(FLUX_1024)),
+        ("model", {name: name for name in MODELS}, "tiny"),
+    ):
+        if fixture in metafunc.fixturenames:
+            wanted = metafunc.config.getoption(f"--{fixture}") or [default]
+            if unknown := set(wanted) - {"all", *known}:
+                raise pytest.UsageError(
+                    f"--{fixture} must be all or one of {', '.join(known)}, got {unknown.pop()}"
+                )
+            chosen = [known[name] for name in known if "all" in wanted or name in wanted]
+            metafunc.parametrize(fixture, chosen, ids=str)
 
 
 @pytest.fixture
@@ -49,6 +55,6 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     if config.stash[LINES]:
-        terminalreporter.section("bytes moved")
+        terminalreporter.section("figures")
         for line in config.stash[LINES]:
             terminalreporter.write_line(line)

@@ -59,6 +59,7 @@ _PAPER: Mapping[str, Any] = {
     "predictors": None,
     "schedule": None,
     "graphs": "auto",
+    "compile": False,
     "self_check": True,
     "trace": False,
 }
@@ -120,6 +121,8 @@ class Config:
             ``"auto"`` and ``"skip"`` the skip steps, ``"all"`` full ones too, ``"off"`` none.
             ``"auto"`` warns of failures only, the others of whatever stands against it. Without a
             CUDA device nothing is captured.
+        compile: compile every main block with ``torch.compile`` (inductor); ``restore`` undoes it. A
+            model that its user compiles, before or after, works as well.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
         trace: keep the index of every skip step in ``stats(...).trace``, for plots.
@@ -146,6 +149,7 @@ class Config:
     predictors: tuple[Predictor, ...] | None = _FROM_PRESET
     schedule: Schedule | Placement | None = _FROM_PRESET
     graphs: Graphs = _FROM_PRESET
+    compile: bool = _FROM_PRESET
     self_check: bool = _FROM_PRESET
     trace: bool = _FROM_PRESET
 
@@ -170,7 +174,7 @@ class Config:
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} must be one of {_names(choices)}, got {value!r}")
-        for name in ("self_check", "trace"):
+        for name in ("compile", "self_check", "trace"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
         own = callable(getattr(self.schedule, "is_full", None))
@@ -224,6 +228,11 @@ class Config:
     def wants_levels(self) -> bool:
         """Whether ``plan`` makes use of noise levels."""
         return self.schedule in ("planned", "adaptive")
+
+    @property
+    def follows(self) -> bool:
+        """Whether it depends on what a run computes which of its steps are full."""
+        return self.schedule == "adaptive" or hasattr(self.schedule, "follow")
 
     def budget(self, num_steps: int) -> int:
         """How many steps of a run of ``num_steps`` ``full_steps``, ``speedup`` or the windows ask.

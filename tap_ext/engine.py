@@ -77,6 +77,8 @@ class Engine:
         self._unknown: str | None = None
         self._branches = Branches()
         self._steps = Steps(config)
+        self._compiled: list[nn.Module] = []
+        self._compile()
         self._verdicts: dict[Any, str | None] = {}
         self.fallbacks: Counter[str] = Counter()
         self._journal = Journal()
@@ -110,6 +112,23 @@ class Engine:
             self.config = config
             self._branches.clear()
             self._steps = Steps(config)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile the main blocks, as far as they are known and nobody has, or undo that."""
+        if not self.config.compile:
+            self._release()
+        elif self._views is not None:
+            fresh = [b for b in self._views.blocks() if b._compiled_call_impl is None]
+            for block in fresh:
+                block.compile()
+            self._compiled += fresh
+
+    def _release(self) -> None:
+        """Undo the compilation of what was compiled here."""
+        for block in self._compiled:
+            block._compiled_call_impl = None
+        self._compiled.clear()
 
     def stands_for(self, model: nn.Module) -> bool:
         """Whether this engine was built for ``model``."""
@@ -118,6 +137,7 @@ class Engine:
     def retire(self) -> None:
         """Switch off for good and let go of all memory."""
         self.enabled = False
+        self._release()
         self._branches.clear()
         self._journal = Journal()
 
@@ -137,6 +157,7 @@ class Engine:
         try:
             if self._entered.stale(model):
                 self._views = Views(model, self._known)
+                self._compile()
                 self._verdicts.clear()
             due = self._begin_step(branch)
             try:
@@ -166,6 +187,10 @@ class Engine:
             return f"{other} is enabled on the same model"
         if run.clock is not None and (reason := run.clock.refusal()) is not None:
             return reason
+        shared = getattr(model, "_parallel_config", None)
+        if self.config.follows and getattr(shared, "context_parallel_config", None) is not None:
+            # one rank that skips while another waits for it in attention: both hang
+            return "its schedule looks at tokens, and ranks that share them would disagree"
         return None
 
     def _ignorance(
@@ -175,6 +200,7 @@ class Engine:
         if self._views is None and self._unknown is None:
             try:
                 self._views = self._open(model, discover(model, args, kwargs))
+                self._compile()
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # the model's own errors come again when it runs untouched

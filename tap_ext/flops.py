@@ -23,7 +23,7 @@ from tap_ext.backbones import BackboneSpec, find_spec
 from tap_ext.config import Config
 from tap_ext.views import Call, Views, run_view
 
-__all__ = ["WORKLOADS", "Cost", "Size", "Workload", "count"]
+__all__ = ["WORKLOADS", "Cost", "Size", "Workload", "build", "count"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def count(
         ValueError: the size does not divide into tokens.
     """
     size, steps = size or workload.size, steps or workload.steps
-    model = _build(workload)
+    model = build(workload)
     spec = find_spec(model)
     assert spec is not None, workload.model
     with torch.device("meta"):
@@ -157,7 +157,12 @@ def count(
     )
 
 
-def _build(workload: Workload) -> nn.Module:
+def build(workload: Workload, device: str = "meta") -> nn.Module:
+    """A model of a workload's configuration, randomly initialised in torch's default dtype.
+
+    Raises:
+        ImportError: diffusers is not installed, or has no such class.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     diffusers = importlib.import_module("diffusers")
     try:
@@ -166,7 +171,7 @@ def _build(workload: Workload) -> nn.Module:
         raise ImportError(
             f"diffusers {diffusers.__version__} has no {workload.model}", name="diffusers"
         ) from None
-    with torch.device("meta"):
+    with torch.device(device):
         return cls(**workload.config).eval()
 
 

@@ -96,6 +96,12 @@ class Views:
             self._add(replacements, path, block)
         return graft(model, replacements)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The model's own main blocks."""
+        for module in self.full.modules():
+            if isinstance(module, WatchedBlock):
+                yield module.real
+
     def parts(self, *, all_of_them: bool) -> Iterator[nn.Module]:
         """The modules that a full step runs, or only those that a skip step does, root first."""
         waiting = [self.full if all_of_them else self.skip]

@@ -59,6 +59,7 @@ class _Block(_Stand):
 
     def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         call = current_call()
+        args, kwargs = self._shared(args, kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         for passage, probe in zip(call.passages, self._probes, strict=False):
             passage.hidden = arguments.get(probe.hidden)
@@ -66,6 +67,19 @@ class _Block(_Stand):
                 passage.probe = probe(arguments) if call.want_probe else passage.hidden
         call.visited.append(self._path)
         return arguments
+
+    def _shared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the block's own forward gets: under context parallelism, this rank's tokens.
+
+        diffusers divides them in a hook of a block. That is a view of them, and no collective.
+        """
+        registry = self.real.__dict__.get("_diffusers_hook")
+        for name, hook in list(getattr(registry, "hooks", {}).items()):
+            if name.startswith("cp_input---"):
+                args, kwargs = hook.pre_forward(self.real, *args, **kwargs)
+        return args, kwargs
 
 
 class WatchedBlock(_Block):

@@ -74,3 +74,29 @@ def test_inductor_makes_the_same_picture() -> None:
     _blocks(pipe, "inductor")
     assert error(generate(pipe), expected()) <= CLOSE
     assert steps(pipe) == [(FULL, SKIP)]
+
+
+def test_accelerate_compiles_the_blocks_and_restore_undoes_it() -> None:
+    pipe = tap_ext.accelerate(build(), compile=True, **WINDOWED)
+    assert error(generate(pipe), expected()) <= CLOSE
+    assert steps(pipe) == [(FULL, SKIP)]
+    assert not counters["graph_break"]
+    compiled = counters["stats"]["unique_graphs"]
+    assert 2 <= compiled <= 3
+    counters.clear()
+    generate(pipe)
+    assert not counters["stats"] and not counters["graph_break"]
+    tap_ext.restore(pipe)
+    assert all(module._compiled_call_impl is None for module in pipe.transformer.modules())
+    assert torch.equal(generate(pipe), generate(build()))
+
+
+def test_what_the_user_compiled_stays_compiled() -> None:
+    pipe = build()
+    _blocks(pipe, "eager")
+    tap_ext.accelerate(pipe, compile=True, **WINDOWED)
+    generate(pipe)
+    tap_ext.accelerate(pipe, compile=False, **WINDOWED)
+    tap_ext.restore(pipe)
+    blocks = (*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks)
+    assert all(block._compiled_call_impl is not None for block in blocks)

@@ -1,0 +1,167 @@
+"""The denoising loop under every accelerator, at equal numbers of full steps, in one process.
+
+Each is measured right after a loop of the untouched model, so that their ratio stands where the
+machine's clock moves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import tap_ext
+from bench.denoiser import Denoiser
+
+STEPS, FULL = 50, 8
+WINDOW = 8
+"""Three steps, then one of eight: 8 full steps of 50, as TAP and TaylorSeer count them."""
+
+
+def untouched(denoiser: Denoiser) -> None:
+    pass
+
+
+def compiled(denoiser: Denoiser) -> None:
+    denoiser.model.compile_repeated_blocks(fullgraph=True)
+
+
+def tap(denoiser: Denoiser) -> None:
+    tap_ext.accelerate(denoiser.model, window=WINDOW)
+
+
+def tap_eager(denoiser: Denoiser) -> None:
+    tap_ext.accelerate(denoiser.model, window=WINDOW, graphs="off")
+
+
+def tap_compiled(denoiser: Denoiser) -> None:
+    tap_ext.accelerate(denoiser.model, window=WINDOW, compile=True)
+
+
+def tap_fp8(denoiser: Denoiser) -> None:
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, quantize_
+
+    quantize_(denoiser.model, Float8DynamicActivationFloat8WeightConfig(), filter_fn=_is_in_block)
+    tap_ext.accelerate(denoiser.model, window=WINDOW, compile=True)
+
+
+def _is_in_block(module: Any, path: str) -> bool:
+    return isinstance(module, torch.nn.Linear) and "blocks." in path
+
+
+def taylorseer(denoiser: Denoiser) -> None:
+    from diffusers import TaylorSeerCacheConfig
+
+    denoiser.model.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=WINDOW, disable_cache_before_step=3, max_order=2, use_lite_mode=False
+        )
+    )
+
+
+def taylorseer_lite(denoiser: Denoiser) -> None:
+    from diffusers import TaylorSeerCacheConfig
+
+    denoiser.model.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=WINDOW, disable_cache_before_step=3, max_order=2, use_lite_mode=True
+        )
+    )
+
+
+def first_block_cache(denoiser: Denoiser) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    denoiser.model.enable_cache(FirstBlockCacheConfig(threshold=1e9))  # skips all it may
+
+
+def cache_dit(denoiser: Denoiser) -> None:
+    import cache_dit
+
+    cache_dit.enable_cache(
+        denoiser.model,
+        cache_config=cache_dit.DBCacheConfig(
+            max_warmup_steps=3, max_continuous_cached_steps=WINDOW - 1, residual_diff_threshold=1e9
+        ),
+        calibrator_config=cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=2),
+    )
+
+
+METHODS: tuple[Callable[[Denoiser], None], ...] = (
+    untouched,
+    compiled,
+    tap,
+    tap_eager,
+    tap_compiled,
+    tap_fp8,
+    taylorseer,
+    taylorseer_lite,
+    first_block_cache,
+    cache_dit,
+)
+ON_CPU = (untouched, tap, taylorseer_lite)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_loop(
+    benchmark: BenchmarkFixture,
+    lines: list[str],
+    model: str,
+    device: str,
+    method: Callable[[Denoiser], None],
+) -> None:
+    if (model == "tiny") != (device == "cpu"):
+        pytest.skip("real models on a GPU, the tiny one on a CPU")
+    if device == "cpu" and method not in ON_CPU:
+        pytest.skip("a few are enough to prove the benchmark")
+    denoiser = Denoiser(model, device)
+    baseline, _ = loop(denoiser, device)
+    method(denoiser)
+    benchmark.group = f"{model} {device}"
+    times: list[float] = []
+
+    def run() -> None:
+        seconds, each = loop(denoiser, device)
+        times.append(seconds)
+        benchmark.extra_info["ms per step"] = [round(1e3 * step, 3) for step in each]
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    benchmark.pedantic(run, rounds=3 if device == "cuda" else 1, warmup_rounds=1)
+    info = {
+        "s": statistics.median(times[1:]),
+        "untouched s": baseline,
+        "speedup": baseline / statistics.median(times[1:]),
+        # of a loop whose skip steps cost nothing, in this run
+        "of the ceiling": baseline * FULL / STEPS / statistics.median(times[1:]),
+    }
+    if device == "cuda":
+        info["peak GB above weights"] = (torch.cuda.max_memory_allocated() - held) / 1e9
+    benchmark.extra_info.update(info)
+    figures = "  ".join(f"{name} {value:.4g}" for name, value in info.items())
+    lines.append(f"{model} {device} {method.__name__:18} {figures}")
+
+
+def loop(denoiser: Denoiser, device: str) -> tuple[float, list[float]]:
+    """Seconds of one denoising loop, and of each of its steps."""
+    with torch.inference_mode(), tap_ext.run():
+        if device == "cpu":
+            marks = [time.perf_counter()]
+            marks += [time.perf_counter() for _ in denoiser.steps(STEPS)]
+            return marks[-1] - marks[0], [b - a for a, b in itertools.pairwise(marks)]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(STEPS + 1)]
+        torch.cuda.synchronize()
+        events[0].record()
+        for event, _ in zip(events[1:], denoiser.steps(STEPS), strict=True):
+            event.record()
+        torch.cuda.synchronize()
+        each = [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(events)]
+        return events[0].elapsed_time(events[-1]) / 1e3, each
