@@ -7,7 +7,7 @@ NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
 SETUP := pyproject.toml requirements-build.txt tools/venv.py $(NATIVE)
 CLANG_FORMATTED := $(shell find csrc examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo soak fuzz fuzz-core sanitize mutants test test-core test-python test-aot test-oldest test-upstream lint format bench wheel clean
+.PHONY: demo soak fuzz fuzz-core sanitize mutants test test-core test-python test-aot test-oldest test-upstream lint format docs bench gpu wheel clean
 
 demo: $(VENV)/.demo  ## generate pictures with the bundled model and compare
 	$(PY) -m tap_ext demo
@@ -43,6 +43,9 @@ format: $(VENV)/.lint
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(CLANG_FORMATTED)
 
+docs: $(VENV)/.docs  ## the site, into build/docs; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+
 SCALE := 1.0
 DEVICE := cpu
 EXAMPLES := 5000
@@ -75,6 +78,9 @@ mutants: $(VENV)/.test  ## one change at a time in the arithmetic: every one mus
 
 bench: $(VENV)/.test  ## microbenchmarks of the ops, as ratios to a copy and to plain torch
 	$(PY) -m pytest bench
+
+gpu: $(VENV)/.test  ## OUT=dir: build, test, sanitize and measure on a CUDA device, in 10 minutes
+	$(PY) -m bench.gpu $(or $(OUT),$(error gpu needs OUT=directory))
 
 wheel: $(VENV)/.test
 	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .

@@ -15,8 +15,8 @@ import torch
 
 import tap_ext
 from tap_ext.evaluate.models import Model, open_model
-from tap_ext.placement import Measured, paced
-from tap_ext.plan import Even, Schedule
+from tap_ext.integrations.diffusers import PipelineClock
+from tap_ext.plan import Even, Paced, Schedule
 
 STEPS = 50
 
@@ -32,12 +32,13 @@ def main() -> None:
     found = tap_ext.calibrate(model.pipe, lambda: _generate(model, model.pipe, range(100, 108)))
     seeds = range(6000, 6000 + arguments.samples)
     reference = _generate(model, model.pipe, seeds)
-    angles = _angles(model.pipe.scheduler)
+    angles = PipelineClock(model.pipe).angles()
+    assert angles is not None
     fast = model.twin()
     for count in map(int, arguments.full_steps.split(",")):
         ways: dict[str, Schedule] = {
             "even": Even(count),
-            "paced": Measured(tuple(paced(angles, count)), STEPS),
+            "paced": Paced(count, angles),
             "calibrated": found.schedule(count),
         }
         base: list[float] = []
@@ -64,16 +65,6 @@ def _generate(model: Model, pipe: object, seeds: range) -> torch.Tensor:
             for part in (seeds[i : i + 16] for i in range(0, len(seeds), 16))
         ]
     )
-
-
-def _angles(scheduler: object) -> list[float]:
-    """The angle phi, tan(phi) = noise / signal, before each step and after the last."""
-    timesteps = scheduler.timesteps  # type: ignore[attr-defined]
-    if hasattr(scheduler, "alphas_cumprod"):
-        signal = scheduler.alphas_cumprod[timesteps].sqrt()
-        return [*torch.acos(signal).tolist(), 0.0]
-    levels = scheduler.sigmas  # type: ignore[attr-defined]
-    return torch.atan2(levels, 1 - levels).tolist()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import logging
 from tap_ext.accelerate import accelerate, explain, restore, stats
 from tap_ext.backbones import BackboneSpec, Blocks, Stream
 from tap_ext.batch import Batch
+from tap_ext.calibrate import Calibration, calibrate
 from tap_ext.config import Config
 from tap_ext.history import History
 from tap_ext.plan import Plan
@@ -26,6 +27,7 @@ __all__ = [
     "BackboneSpec",
     "Batch",
     "Blocks",
+    "Calibration",
     "Config",
     "History",
     "Plan",
@@ -34,6 +36,7 @@ __all__ = [
     "Step",
     "Stream",
     "accelerate",
+    "calibrate",
     "explain",
     "on_run",
     "plot",

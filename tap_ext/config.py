@@ -13,11 +13,11 @@ from tap_ext.peers import METHODS, Adaptive, Method, families, fitted_window
 from tap_ext.plan import (
     MAX_STEPS,
     Even,
+    Paced,
     Plan,
     Schedule,
     Share,
     Spread,
-    Weighted,
     Windowed,
     last_full,
 )
@@ -30,7 +30,7 @@ Probe = Literal["modulated", "input"]
 Forecast = Literal["residual", "hidden"]
 Position = Literal["step", "sigma"]
 Graphs = Literal["auto", "skip", "all", "off"]
-Placement = Literal["even", "planned", "adaptive"]
+Placement = Literal["even", "paced", "adaptive"]
 
 
 class _FromPreset:
@@ -64,10 +64,10 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "even", "forecast": "hidden"}
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced", "forecast": "hidden"}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "default": _PAPER,
+    "default": _BALANCED,
     "quality": {**_BALANCED, "window": 4},
     "balanced": _BALANCED,
     "fast": {**_BALANCED, "window": 10},
@@ -75,9 +75,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Field values by preset name.
 
-``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, even, and forecast the
-hidden state; of few steps they keep at least three, as the windows have them. ``paper`` is section
-4.1 of arXiv 2603.03792 at N = 6 and stays as it is whatever ``default`` becomes."""
+``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, paced by the noise, and
+forecast the hidden state; of few steps they keep at least three, as the windows have them.
+``default`` is ``balanced``. ``paper`` is section 4.1 of arXiv 2603.03792 at N = 6 and stays as it
+is whatever ``default`` becomes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +115,17 @@ class Config:
         predictors: predictors to use instead of the Taylor family, the nominal one first.
         schedule: which steps are full, instead of ``window``, ``warmup`` and ``tail``; or how as
             many as these (or ``full_steps``, ``speedup``) say are placed where the length of the
-            run is known: ``"even"``; ``"planned"``, denser where the noise level falls fast; or
-            ``"adaptive"``, closer together where the run itself finds forecasts to be bad. None: by
-            the windows themselves, and even where ``full_steps`` or ``speedup`` is set.
+            run is known: ``"even"``; ``"paced"``, half evenly and half by how fast the noise goes,
+            even where nobody tells that; or ``"adaptive"``, closer together where the run itself
+            finds forecasts to be bad. None: by the windows themselves, as where ``window``,
+            ``warmup`` or ``tail`` is given and neither this nor a preset, and even where
+            ``full_steps`` or ``speedup`` is set.
         graphs: which steps are captured as CUDA graphs and replayed, where they can be:
             ``"auto"`` and ``"skip"`` the skip steps, ``"all"`` full ones too, ``"off"`` none.
             ``"auto"`` warns of failures only, the others of whatever stands against it. Without a
             CUDA device nothing is captured.
-        compile: compile every main block with ``torch.compile`` (inductor); ``restore`` undoes it. A
-            model that its user compiles, before or after, works as well.
+        compile: compile every main block with ``torch.compile`` (inductor); ``restore`` undoes
+            it. A model that its user compiles, before or after, works as well.
         self_check: verify on the first full step of each new shape that a skip step with the true
             residual reproduces the model's output; refuse to accelerate when it does not.
         trace: keep the index of every skip step in ``stats(...).trace``, for plots.
@@ -200,14 +203,15 @@ class Config:
     def plan(
         self,
         num_steps: int | None = None,
-        levels: Sequence[float] | None = None,
+        angles: Sequence[float] | None = None,
         done: int = 0,
     ) -> Plan:
         """The plan of a run.
 
         Args:
             num_steps: its number of steps; None: unknown.
-            levels: the noise level or timestep of each step, in any unit, where that is known.
+            angles: phi, tan(phi) = noise / signal, before each step and after the last, where
+                that is known.
             done: how many steps are over, for a model that is first called then, as the second of
                 two experts: planned are the others, with their share of ``full_steps``.
         """
@@ -216,18 +220,18 @@ class Config:
             if self.full_steps is not None:
                 share = round(self.full_steps * left / num_steps)
                 rest = self.replace(full_steps=max(share, 1))
-            return rest.plan(left, None if levels is None else levels[done:])
+            return rest.plan(left, None if angles is None else angles[done:])
         if self.method == "steps":
             return Plan(window=1, num_steps=num_steps)  # the run itself has fewer steps
         schedule = self.schedule
         if schedule is None or isinstance(schedule, str):
-            schedule = self._placed(num_steps, levels)
+            schedule = self._placed(num_steps, angles)
         return Plan(self.window, self.warmup, self.tail, num_steps, schedule)
 
     @property
-    def wants_levels(self) -> bool:
-        """Whether ``plan`` makes use of noise levels."""
-        return self.schedule in ("planned", "adaptive")
+    def wants_angles(self) -> bool:
+        """Whether ``plan`` makes use of angles."""
+        return self.method == "tap" and self.schedule in ("paced", "adaptive")
 
     @property
     def follows(self) -> bool:
@@ -246,7 +250,7 @@ class Config:
             return min(Share(self.speedup).count(num_steps), num_steps)
         return len(Plan.full_steps(num_steps, self.window, self.warmup, self.tail))
 
-    def _placed(self, num_steps: int | None, levels: Sequence[float] | None) -> Schedule | None:
+    def _placed(self, num_steps: int | None, angles: Sequence[float] | None) -> Schedule | None:
         """Where the budget lies; None: in the windows."""
         bound = self.full_steps is not None or self.speedup is not None
         if num_steps is None:
@@ -257,17 +261,16 @@ class Config:
             return None if self.speedup is None else Share(self.speedup)
         if self.method != "tap" and bound:
             return fitted_window(self.budget(num_steps), self.warmup, num_steps)
-        if self.schedule == "even" and not bound:
-            return Spread(self.window, self.warmup)
-        if self.schedule is None and not bound:
-            return None
         count = max(self.budget(num_steps), 1)
-        fitting = tuple(levels) if levels is not None and len(levels) == num_steps else None
+        fits = angles is not None and len(angles) == num_steps + 1 > 1
+        known = tuple(angles) if angles is not None and fits else None
         if self.schedule == "adaptive":
-            return Adaptive(count, fitting)
-        if self.schedule != "planned" or fitting is None:
+            return Adaptive(count, known)
+        if self.schedule == "paced" and known is not None:
+            return Paced(count, known)
+        if bound:
             return Even(count, last_full(count, num_steps))
-        return Weighted(count, fitting)
+        return None if self.schedule is None else Spread(self.window, self.warmup)
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values, validated anew; what was not given still follows the preset."""
@@ -300,6 +303,9 @@ def _resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method must be one of {_names(METHODS)}, got {method!r}")
     values = {**preset, **METHODS[method], **given}
+    windowed = bool({"window", "warmup", "tail"} & given.keys())
+    if windowed and method == "tap" and given["preset"] == "default":
+        values["schedule"] = given.get("schedule")  # the windows themselves were asked for
     own = not isinstance(given.get("schedule"), str | None)
     if own or {"window", "warmup", "tail", "full_steps", "speedup"} & given.keys():
         # another way to say how many steps are full than the preset's

@@ -248,9 +248,9 @@ class Engine:
             self.runs += 1
         clock = run.clock
         steps = None if clock is None else clock.num_steps()
-        levels = clock.levels() if clock is not None and self.config.wants_levels else None
+        angles = clock.angles() if clock is not None and self.config.wants_angles else None
         moment = None if clock is None else clock.now()
-        plan = self.config.plan(steps, levels, 0 if moment is None else moment.done)
+        plan = self.config.plan(steps, angles, 0 if moment is None else moment.done)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
         slot = self._branches.slot(key)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from tap_ext import _arguments
 
@@ -192,89 +193,114 @@ class Spread(_Listing):
 
 
 @dataclass(frozen=True)
-class Weighted(_Listing):
-    """Full steps spread evenly in the integral of ``(step length / noise level) ** power``.
+class Paced(_Listing):
+    """Full steps spread half evenly and half by how fast the noise goes.
 
-    A forecast of order m is wrong by about the (m + 1)-th power of the distance, counted in steps,
-    and a wrong velocity moves the sample by the length of the step. The total is least where each
-    gap carries the same error: density ~ length^(1 / (m + 2)), hence 1/4 for order 2. So full steps
-    are denser where the scheduler takes its long steps. That lengths count relative to the noise
-    level is measured, not derived. Power 0 is even spacing.
+    Each gap covers an equal part of ``pace``. On two trained models of different kinds this
+    forecasts at least as well as ``Even`` at every budget, mostly much better (docs/quality.md).
 
     Attributes:
         count: how many steps are full.
-        levels: the noise level of each step, or its timestep, in any unit, not negative; as many as
-            the run has steps. Levels that rise over the run are taken as one less the noise.
-        power: the exponent.
-        last: the last full step, counted from the end of the run; None: it leaves a quarter of the
-            mean gap behind it, rounded down.
+        angles: as in ``pace``; of a run of another length it says nothing.
     """
 
     count: int
-    levels: tuple[float, ...]
-    power: float = 0.25
-    last: int | None = None
+    angles: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Check the fields."""
         _arguments.integer("count", self.count, 1, MAX_STEPS)
-        levels = tuple(_arguments.real("levels", level, 0.0) for level in self.levels)
-        object.__setattr__(self, "levels", levels)
-        _arguments.real("power", self.power, 0.0, 1.0)
-        if self.last is not None:
-            _arguments.integer("last", self.last, -MAX_STEPS, -1)
+        angles = tuple(_arguments.real("angles", a, 0.0, math.pi / 2) for a in self.angles)
+        if len(angles) < 2:
+            raise ValueError(f"angles must be one more than the steps, got {len(angles)}")
+        object.__setattr__(self, "angles", angles)
 
     def is_full(self, step: int, num_steps: int | None) -> bool:
         """Whether ``step`` is full.
 
         Raises:
-            ValueError: the run has not as many steps as there are levels.
+            ValueError: the run has another number of steps.
         """
-        if num_steps is not None and num_steps != len(self.levels):
-            raise ValueError(f"levels must be {num_steps}, one per step, got {len(self.levels)}")
-        return step in _placed(self)
+        total = len(self.angles) - 1
+        if num_steps is not None and num_steps != total:
+            raise ValueError(
+                f"angles must be {num_steps + 1}, one more than the steps, got {total + 1}"
+            )
+        return step in _paced(self)
 
 
 @lru_cache(maxsize=256)
-def _placed(schedule: Weighted) -> frozenset[int]:
-    total, count = len(schedule.levels), schedule.count
+def _paced(schedule: Paced) -> frozenset[int]:
+    total, count = len(schedule.angles) - 1, schedule.count
     if count >= total:
         return frozenset(range(total))
-    if count == 1:
-        return frozenset({0})
-    last = max(total + (last_full(count, total) if schedule.last is None else schedule.last), 0)
-    mass = cumulated(schedule.levels, schedule.power)
-    return frozenset(_spread(mass[: max(last, count - 1) + 1], count))
+    clock = np.array(pace(schedule.angles)[:total])
+    steps = [0]
+    for number in range(1, count):
+        nearest = int(np.abs(clock - number / count).argmin())
+        steps.append(min(max(nearest, steps[-1] + 1), total - count + number))
+    return frozenset(steps)
+
+
+@lru_cache(maxsize=256)
+def pace(angles: tuple[float, ...]) -> tuple[float, ...]:
+    """How far a run has come before each step, and after the last: from 0 to 1.
+
+    The mean of two clocks: the steps themselves, and the time of a diffusion, ``d tau = d phi /
+    sin(2 phi)^(1/3)`` with tan(phi) = noise / signal, which lies between the angle (power 0) and
+    the log-SNR (power 1, but for a factor). The power was read off placements of least error on two
+    models; the even half keeps every gap below twice the even one.
+
+    Args:
+        angles: phi before each step and after the last, T + 1 of them, each in [0, pi / 2].
+    """
+    phi = np.array(angles)
+    ends = np.linspace(0.0, 1.0, 129)
+    middles = (ends[1:] + ends[:-1]) / 2
+    inside = phi[:-1, None] + (phi[1:] - phi[:-1])[:, None] * middles
+    speed = np.maximum(np.sin(2 * inside), 1e-6) ** (-1 / 3)
+    moved = speed.mean(1) * np.abs(phi[1:] - phi[:-1])
+    share = moved / moved.sum() if moved.any() else np.full(len(moved), 1 / len(moved))
+    return tuple(float(t) for t in np.append(0.0, np.cumsum(share + 1 / len(moved)) / 2))
+
+
+@dataclass(frozen=True)
+class Measured(_Listing):
+    """Full steps found for runs of one length.
+
+    Attributes:
+        steps: strictly rising step indices, beginning with 0.
+        num_steps: the number of steps of those runs.
+    """
+
+    steps: tuple[int, ...]
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        total = _arguments.integer("num_steps", self.num_steps, 1, MAX_STEPS)
+        steps = tuple(_arguments.integer("steps", step, 0, total - 1) for step in self.steps)
+        if steps[:1] != (0,) or any(a >= b for a, b in pairwise(steps)):
+            raise ValueError(f"steps must rise strictly from 0, got {list(steps)}")
+        object.__setattr__(self, "steps", steps)
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        """Whether ``step`` is full.
+
+        Raises:
+            ValueError: the run has another length; None, where it is not known, passes.
+        """
+        if num_steps is not None and num_steps != self.num_steps:
+            raise ValueError(
+                f"schedule must be calibrated for runs of {num_steps} steps, got one for "
+                f"{self.num_steps}"
+            )
+        return step in self.steps
 
 
 def last_full(count: int, num_steps: int) -> int:
     """Where the last full step lies, from the end of the run: a quarter of the mean gap before."""
     return -1 - num_steps // (4 * count)
-
-
-def cumulated(levels: Sequence[float], power: float) -> list[float]:
-    """The path from the first step to each: relative step lengths, to a power, summed.
-
-    A length is relative to the mean of the levels at both ends; even where none moves.
-    """
-    if levels[0] < levels[-1]:
-        levels = [levels[0] + levels[-1] - level for level in levels]
-    pairs = list(pairwise(levels))
-    lengths = [abs(b - a) / abs(a + b) if a != b and a != -b else 0.0 for a, b in pairs]
-    moves = any(lengths)
-    return [0.0, *accumulate(length**power if moves else 1.0 for length in lengths)]
-
-
-def _spread(mass: Sequence[float], count: int) -> list[int]:
-    """``count`` distinct steps, the first and the last included, nearest to equal masses apart."""
-    steps = [0]
-    for number in range(1, count):
-        wanted = mass[-1] * number / (count - 1)
-        after = bisect_left(mass, wanted, 1, len(mass) - 1)
-        nearest = after - (wanted - mass[after - 1] < mass[after] - wanted)
-        latest = len(mass) - (count - number)
-        steps.append(min(max(nearest, steps[-1] + 1), latest))
-    return steps
 
 
 @dataclass(frozen=True)
@@ -309,7 +335,7 @@ class Share(_Listing):
 
 
 _SCHEDULES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Windowed, Listed, Even, Spread, Weighted, Share)
+    kind.__name__: kind for kind in (Windowed, Listed, Even, Spread, Paced, Measured, Share)
 }
 
 

@@ -75,8 +75,8 @@ class Clock(Protocol):
     def num_steps(self) -> int | None:
         """How many steps the loop has; None: unknown."""
 
-    def levels(self) -> tuple[float, ...] | None:
-        """The noise level of each step, in any unit; None: unknown."""
+    def angles(self) -> tuple[float, ...] | None:
+        """Phi, tan(phi) = noise / signal, before each step and after the last; None: unknown."""
 
     def refusal(self) -> str | None:
         """Why this loop cannot be accelerated; None: it can."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -115,7 +116,9 @@ class Steps:
         return output
 
     def asked(self, kind: Step) -> bool:
-        """Whether the configuration asks for steps of this kind to be captured."""
+        """Whether steps of this kind are to be captured; ``TAP_EXT_GRAPHS=0`` says none."""
+        if os.environ.get("TAP_EXT_GRAPHS") == "0":
+            return False
         return self._config.graphs == "all" or (kind is Step.SKIP and self._config.graphs != "off")
 
     def _obstacle(self, kind: Step, views: Views, branch: Branch) -> str | None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tap_ext import Config, Plan
 from tap_ext.config import PRESETS
-from tap_ext.plan import Even, Listed, Weighted
+from tap_ext.plan import Even, Listed, Paced
 from tap_ext.predictors import Newton, Reuse, Taylor
 
-LEVELS = tuple(level**2.0 for level in range(50, 0, -1))
+ANGLES = tuple((step / 50) ** 2 for step in range(50, -1, -1))
 
 
 @pytest.mark.parametrize(
@@ -99,15 +99,14 @@ def test_every_preset_names_every_field() -> None:
 )
 def test_presets_by_their_budgets(preset: str, of_fifty: int, of_eight: int) -> None:
     config = Config(preset=preset)
-    full = config.plan(50, LEVELS).full_steps()
+    full = config.plan(50, ANGLES).full_steps()
     assert len(full) == of_fifty and full[0] == 0
-    gaps = {after - before for before, after in pairwise(full)}
-    assert max(gaps) - min(gaps) <= 1
+    assert max(after - before for before, after in pairwise(full)) <= 2 * 50 / of_fifty
     assert len(config.plan(8).full_steps()) == of_eight
     assert config.plan(4).full_steps()[:3] == [0, 1, 2] == config.plan(3).full_steps()
     assert config.plan(None) == Config(window=config.window).plan(None)
     assert config.forecast == "hidden"
-    assert len(config.replace(full_steps=5).plan(50, LEVELS).full_steps()) == 5
+    assert len(config.replace(full_steps=5).plan(50, ANGLES).full_steps()) == 5
     assert Config(preset=preset, method="taylorseer").forecast == "residual"
 
 
@@ -125,22 +124,29 @@ def test_an_even_schedule_costs_as_much() -> None:
     assert config.plan(None).is_full(2)  # nothing to spread over: as windowed
 
 
-def test_a_budget_is_placed_evenly_or_by_the_noise_levels() -> None:
-    even = Config(full_steps=8)
-    assert even.plan(50, LEVELS).full_steps() == Even(8, -2).full_steps(50)
-    assert even.replace(schedule="even").plan(50, LEVELS) == even.plan(50)
-    assert Config(speedup=6).plan(50, LEVELS) == even.plan(50, LEVELS)
-    assert not even.wants_levels
-    planned = even.replace(schedule="planned")
-    assert planned.wants_levels
-    assert planned.plan(50, LEVELS).full_steps() == Weighted(8, LEVELS).full_steps(50)
-    assert planned.plan(50, LEVELS[:20]).full_steps() == Even(8, -2).full_steps(50)
-    assert Config(schedule="planned", window=8).plan(50, LEVELS) == planned.plan(50, LEVELS)
+def test_a_budget_is_paced_where_the_angles_are_known_and_else_even() -> None:
+    config = Config(full_steps=8)
+    assert config.wants_angles
+    assert config.plan(50, ANGLES).schedule == Paced(8, ANGLES)
+    assert Config(speedup=6).plan(50, ANGLES) == config.plan(50, ANGLES)
+    assert Config(schedule="paced", window=8).plan(50, ANGLES) == config.plan(50, ANGLES)
+    for unknown in (None, ANGLES[:20]):
+        assert config.plan(50, unknown).full_steps() == Even(8, -2).full_steps(50)
+    even = config.replace(schedule="even")
+    assert not even.wants_angles
+    assert even.plan(50, ANGLES) == even.plan(50) == config.plan(50)
+
+
+def test_windows_that_are_asked_for_are_windows() -> None:
+    for config in (Config(window=8), Config(warmup=3, window=8), Config(preset="paper", window=8)):
+        assert config.plan(50, ANGLES).full_steps() == [0, 1, 2, 10, 18, 26, 34, 42]
+    for config in (Config(), Config(preset="balanced"), Config(preset="balanced", window=6)):
+        assert config.plan(50, ANGLES).schedule == Paced(10, ANGLES)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 8])
 def test_a_budget_of_all_steps_is_all_full(steps: int) -> None:
-    assert Config(full_steps=8).plan(steps, LEVELS[:steps]).full_steps() == list(range(steps))
+    assert Config(full_steps=8).plan(steps, ANGLES[: steps + 1]).full_steps() == list(range(steps))
 
 
 def test_a_run_of_unknown_length() -> None:
@@ -148,7 +154,7 @@ def test_a_run_of_unknown_length() -> None:
         Config(full_steps=8).plan(None).is_full(1)
     plan = Config(speedup=4).plan(None)
     assert [step for step in range(10) if plan.is_full(step)] == [0, 4, 8]
-    assert Config(schedule="planned").plan(None) == Config().plan(None)
+    assert Config(schedule="paced").plan(None) == Config(preset="paper").plan(None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tap_ext.plan import Even, Listed, Plan, Share, Spread, Weighted, Windowed, last_full
+from tap_ext.plan import (
+    Even,
+    Listed,
+    Measured,
+    Paced,
+    Plan,
+    Share,
+    Spread,
+    Windowed,
+    last_full,
+    pace,
+)
 
 PROPERTY = settings(deadline=None, max_examples=100)
 
@@ -284,74 +295,69 @@ def test_spread_checks_its_fields() -> None:
     assert Plan.from_dict(Plan(schedule=Spread(8)).to_dict()).schedule == Spread(8)
 
 
-# Weighted
+# Paced
 
 
-def _shifted(steps: int, shift: float) -> tuple[float, ...]:
-    """Noise levels of a rectified flow whose schedule is shifted, the last before zero."""
-    time = np.linspace(1, 1 / steps, steps)
-    return tuple((shift * time / (1 + (shift - 1) * time)).tolist())
+def _flow(steps, shift=1.0):
+    """Angles of a rectified flow whose schedule is shifted."""
+    time = np.linspace(1, 0, steps + 1)
+    level = shift * time / (1 + (shift - 1) * time)
+    return tuple(np.arctan2(level, 1 - level).tolist())
 
 
-def test_weighted_on_flux():
-    assert Weighted(8, _shifted(50, 3.16)).full_steps(50) == [0, 9, 18, 26, 33, 39, 44, 48]
-    assert Weighted(12, _shifted(50, 3.16)).full_steps(50)[-4:] == [39, 43, 46, 48]
+def _time(phi):
+    """The integral of sin(2 phi)^(-1/3) from 0, by a fine sum of its own."""
+    grid = (np.arange(200_000) + 0.5) * (np.pi / 2 / 200_000)
+    path = np.append(0.0, np.cumsum(np.sin(2 * grid) ** (-1 / 3)))
+    return np.interp(phi, np.linspace(0, np.pi / 2, 200_001), path)
 
 
-@PROPERTY
-@given(st.integers(1, 40), st.integers(1, 90), st.floats(1.0, 12.0), st.floats(0.0, 1.0))
-def test_weighted_against_its_definition(count, num_steps, shift, power):
-    levels = _shifted(num_steps, shift)
-    full = Weighted(count, levels, power).full_steps(num_steps)
-    assert full == sorted(set(full)) and full[0] == 0
-    assert len(full) == min(count, num_steps)
-    if 1 < count < num_steps:
-        assert full[-1] == max(num_steps + last_full(count, num_steps), count - 1)
-        middle = (np.array(levels[1:]) + np.array(levels[:-1])) / 2
-        path = np.append(0, np.cumsum((-np.diff(levels) / middle) ** power))
-        wanted = path[full[-1]] * np.arange(count) / (count - 1)
-        nearest = [int(np.abs(path - value).argmin()) for value in wanted]
-        if len(set(nearest)) == count:  # else some steps had to give way to others
-            np.testing.assert_allclose(
-                np.abs(path[full] - wanted), np.abs(path[nearest] - wanted), atol=1e-9
-            )
+@pytest.mark.parametrize("angles", [_flow(50), _flow(50, 3.0), _flow(7, 12.0)])
+def test_the_pace_against_its_definition(angles):
+    steps = len(angles) - 1
+    time = _time(np.array(angles))
+    noise = (time[0] - time) / (time[0] - time[-1])
+    np.testing.assert_allclose(pace(angles), (noise + np.arange(steps + 1) / steps) / 2, atol=2e-3)
 
 
 @PROPERTY
-@given(st.integers(2, 30), st.integers(4, 60), st.floats(0.1, 1000))
-def test_weighted_knows_no_unit_and_is_even_where_steps_are(count, num_steps, scale):
-    levels = _shifted(num_steps, 3.0)
-    scaled = tuple(scale * level for level in levels)
-    full = Weighted(count, levels, last=-1).full_steps(num_steps)
-    again = Weighted(count, scaled, last=-1).full_steps(num_steps)
-    assert sum(a != b for a, b in zip(full, again, strict=True)) <= 1  # ties, up to rounding
-    even = Weighted(count, tuple(0.9**step for step in range(num_steps)), last=-1)
-    if count < num_steps:
-        assert np.diff(even.full_steps(num_steps)).max() <= 1 + (num_steps - 1) / (count - 1)
-    still = Weighted(count, (1.0,) * num_steps, last=-1).full_steps(num_steps)
-    plain = Weighted(count, levels, power=0.0, last=-1).full_steps(num_steps)
-    assert still == plain == Even(count, -1).full_steps(num_steps) or count < num_steps
+@given(st.integers(0, 10**6), st.integers(1, 60), st.data())
+def test_paced_by_any_angles(seed, total, data):
+    drawn = np.random.default_rng(seed).uniform(0, np.pi / 2, total + 1)
+    angles = np.sort(drawn)[::-1]
+    count = data.draw(st.integers(1, total))
+    steps = Paced(count, tuple(angles.tolist())).full_steps(total)
+    assert len(steps) == count and steps[0] == 0
+    assert max(np.diff([*steps, total])) <= 2 * total / count + 2
+    mirrored = tuple((np.pi / 2 - angles).tolist())  # noise and signal by each other's names
+    assert Paced(count, mirrored).full_steps(total) == steps
 
 
-def test_levels_may_rise_or_end_at_zero():
-    falling = tuple(np.linspace(1, 0.02, 50).tolist())
-    rising = tuple(np.linspace(0.02, 1, 50).tolist())
-    full = Weighted(8, falling).full_steps(50)
-    assert Weighted(8, rising).full_steps(50) == full and np.diff(full)[-1] < np.diff(full)[0]
-    assert len(Weighted(8, tuple(range(980, -1, -20))).full_steps(50)) == 8
+def test_paced_on_equal_angles():
+    """As of the cosine schedule: denser where signal begins and where noise ends, not even."""
+    gaps = np.diff([*Paced(8, tuple(np.linspace(np.pi / 2, 0, 51))).full_steps(50), 50])
+    assert gaps[0] < gaps[3] > gaps[-1] and gaps.max() == 7
+
+
+def test_paced_is_even_where_the_noise_stands_still():
+    assert Paced(5, (0.5,) * 51).full_steps(50) == [0, 10, 20, 30, 40]
 
 
 def test_more_shift_means_later_full_steps():
-    means = [np.mean(Weighted(8, _shifted(50, shift)).full_steps(50)) for shift in (1, 3, 7, 12)]
+    means = [np.mean(Paced(8, _flow(50, shift)).full_steps(50)) for shift in (1, 3, 7, 12)]
     assert means == sorted(means) and means[0] < means[-1] - 1.5
 
 
-def test_weighted_wants_one_level_per_step():
-    plan = Plan(num_steps=40, schedule=Weighted(8, _shifted(50, 3.0)))
-    with pytest.raises(ValueError, match="levels must be 40, one per step, got 50"):
+def test_paced_wants_one_angle_more_than_steps():
+    plan = Plan(num_steps=40, schedule=Paced(8, _flow(50)))
+    with pytest.raises(ValueError, match="angles must be 41, one more than the steps, got 51"):
         plan.is_full(3)
-    saved = Plan(num_steps=50, schedule=Weighted(8, _shifted(50, 3.0)))
-    assert Plan.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
+    for wrong, words in (((1.0,), "got 1"), ((1.0, -0.1), "angles"), ((1.6, 0.0), "angles")):
+        with pytest.raises(ValueError, match=words):
+            Paced(1, wrong)
+    for schedule in (Paced(8, _flow(50)), Measured((0, 3), 50)):
+        saved = Plan(num_steps=50, schedule=schedule)
+        assert Plan.from_dict(json.loads(json.dumps(saved.to_dict()))) == saved
 
 
 def test_the_last_full_step_leaves_a_quarter_of_the_mean_gap():

@@ -74,7 +74,7 @@ class _Steps:
     def num_steps(self) -> int | None:
         return self._count
 
-    def levels(self) -> tuple[float, ...] | None:
+    def angles(self) -> tuple[float, ...] | None:
         return None
 
     def refusal(self) -> str | None:

@@ -174,6 +174,10 @@ def _named(schedule: Any, forecast: Any) -> Make:
     return lambda budget, _: Config(full_steps=budget, schedule=schedule, forecast=forecast)
 
 
+def _paced(row: Predictor) -> Make:
+    return lambda budget, _: Config(full_steps=budget, schedule="paced", predictors=(row,))
+
+
 def _fora(budget: int, steps: int) -> Config:
     return Config(preset="paper", method="fora", schedule=fora_schedule(budget, steps))
 
@@ -199,13 +203,13 @@ register("paper", "TAP as in arXiv 2603.03792", _paper)
 register("even", "TAP, full steps evenly spread, forecasting the hidden state", _even("hidden"))
 register("even-residual", "TAP, full steps evenly spread", _even("residual"))
 register(
-    "planned",
-    "TAP, full steps planned by noise level, forecasting the hidden state",
-    _named("planned", "hidden"),
+    "paced",
+    "TAP, full steps paced by the noise, forecasting the hidden state",
+    _named("paced", "hidden"),
 )
-register(
-    "planned-residual", "TAP, full steps planned by noise level", _named("planned", "residual")
-)
+register("paced-residual", "TAP, full steps paced by the noise", _named("paced", "residual"))
+register("paced-taylor2", "one Taylor row of order 2, as 'paced'", _paced(Taylor(2)))
+register("paced-newton", "one Newton row of degree 2, as 'paced'", _paced(Newton(2)))
 register(
     "adaptive",
     "TAP, full steps where its own proxy loss says, hidden state",

@@ -233,21 +233,32 @@ class PipelineClock:
             return None
         return len(timesteps) - (getattr(self._scheduler, "begin_index", None) or 0)
 
-    def levels(self) -> tuple[float, ...] | None:
-        """The scheduler's noise levels, or its timesteps where it keeps none, of this loop.
+    def angles(self) -> tuple[float, ...] | None:
+        """How noise and signal are mixed at each step, from the scheduler's table.
 
-        Reads the device once where they lie there.
+        Reads the device once where that lies there.
         """
-        count = self.num_steps()
-        levels = getattr(self._scheduler, "sigmas", None)
-        if levels is None:
-            levels = getattr(self._scheduler, "timesteps", None)
-        if levels is None or count is None:
+        count, scheduler = self.num_steps(), self._scheduler
+        if count is None or not hasattr(scheduler, "timesteps"):
             return None
-        begin = getattr(self._scheduler, "begin_index", None) or 0
-        known = tuple(map(float, _listed(levels)[begin : begin + count]))
-        usable = len(known) == count and all(0 <= level < math.inf for level in known)
-        return known if usable else None
+        begin = getattr(scheduler, "begin_index", None) or 0
+        signals = getattr(scheduler, "alphas_cumprod", None)
+        levels = getattr(scheduler, "sigmas", None)
+        if signals is not None and not _is_flow(scheduler):
+            table = _listed(signals)
+            times = [round(time) for time in _listed(scheduler.timesteps)[begin : begin + count]]
+            if not all(0 <= time < len(table) for time in times):
+                return None
+            known = [math.acos(min(max(table[time], 0.0), 1.0) ** 0.5) for time in times] + [0.0]
+        elif levels is not None:
+            values = [float(level) for level in _listed(levels)[begin : begin + count + 1]]
+            if not all(0 <= level < math.inf for level in values):
+                return None
+            mixed = all(level <= 1 for level in values)  # else signal is not scaled down
+            known = [math.atan2(level, 1 - level if mixed else 1.0) for level in values]
+        else:
+            return None
+        return tuple(known) if len(known) == count + 1 else None
 
     def refusal(self) -> str | None:
         """Schedulers that evaluate the model more than once per step have no step to skip."""
@@ -260,6 +271,12 @@ class PipelineClock:
     @property
     def _scheduler(self) -> Any:
         return getattr(self._pipeline, "scheduler", None)
+
+
+def _is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler that can do both follows a rectified flow."""
+    config = getattr(scheduler, "config", {})
+    return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
 
 
 def _listed(values: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tap_ext import _arguments
-from tap_ext.plan import MAX_STEPS, Even, Look, Weighted, cumulated, last_full
+from tap_ext.plan import MAX_STEPS, Even, Look, Paced, last_full, pace
 
 __all__ = ["Adaptive"]
 
@@ -20,7 +20,7 @@ _FIRST = 2
 class Adaptive:
     """A budget of full steps, closer together where forecasts are found to be bad.
 
-    The path between full steps is measured as by ``Weighted``. In each window the proxy distance
+    The path between full steps is measured by ``pace``. In each window the proxy distance
     D (eq. 7, arXiv 2603.03792; mean over tokens and rows) of the candidates chosen is divided by
     the square of the path since the full step: a rate c, for a cosine distance is quadratic in the
     error. The sum of c g^2 over windows of length g is least where g ~ c^(-1/3); so the next full
@@ -30,22 +30,22 @@ class Adaptive:
 
     the mean being geometric, over the windows done. The first two windows, whose forecasts are of a
     lower order, are as planned. No threshold: the budget sets the pace, what one window saves the
-    later ones get, and the last full step lies where ``Weighted`` has it. The total is exactly
-    ``count``.
+    later ones get, and the last full step leaves a quarter of the mean gap behind it. The total is
+    exactly ``count``.
 
     One decision holds for a whole batch, whose rows share a model call; branches (conditional,
     unconditional) decide each for itself. The same inputs give the same steps.
 
     Attributes:
         count: how many steps are full.
-        levels: as in ``Weighted``; None: all steps are equally long.
+        angles: as in ``pace``; None: all steps are equally long.
         reads: ``"steps"`` reads one number per row from the device at every skip step.
             ``"windows"`` reads at full steps only, and takes the rate of the window just done for
             that of the next.
     """
 
     count: int
-    levels: tuple[float, ...] | None = None
+    angles: tuple[float, ...] | None = None
     reads: Literal["steps", "windows"] = "steps"
 
     def __post_init__(self) -> None:
@@ -53,13 +53,13 @@ class Adaptive:
         _arguments.integer("count", self.count, 1, MAX_STEPS)
         if self.reads not in ("steps", "windows"):
             raise ValueError(f"reads must be 'steps' or 'windows', got {self.reads!r}")
-        if self.levels is not None:
-            object.__setattr__(self, "levels", Weighted(1, self.levels).levels)
+        if self.angles is not None:
+            object.__setattr__(self, "angles", Paced(1, self.angles).angles)
 
     def is_full(self, step: int, num_steps: int | None) -> bool:
         """Whether ``step`` would be full if all were equally hard; at most of as many as are."""
-        if self.levels is not None:
-            return Weighted(self.count, self.levels).is_full(step, num_steps)
+        if self.angles is not None:
+            return Paced(self.count, self.angles).is_full(step, num_steps)
         last = -1 if num_steps is None else last_full(self.count, num_steps)
         return Even(self.count, last).is_full(step, num_steps)
 
@@ -67,18 +67,19 @@ class Adaptive:
         """Who decides during a run of ``num_steps``.
 
         Raises:
-            ValueError: ``num_steps`` is None, or not the number of levels.
+            ValueError: ``num_steps`` is None, or not one less than the angles.
         """
         self.is_full(0, num_steps)
         assert num_steps is not None
-        levels = (1.0,) * num_steps if self.levels is None else self.levels
-        return _Following(self.count, cumulated(levels, 0.25), at_once=self.reads == "steps")
+        even = tuple(step / num_steps for step in range(num_steps))
+        path = even if self.angles is None else pace(self.angles)[:num_steps]
+        return _Following(self.count, path, at_once=self.reads == "steps")
 
 
 class _Following:
     compares = False
 
-    def __init__(self, count: int, path: list[float], *, at_once: bool) -> None:
+    def __init__(self, count: int, path: tuple[float, ...], *, at_once: bool) -> None:
         self.path = path
         self.at_once = at_once
         self.shown: tuple[int, Look] | None = None

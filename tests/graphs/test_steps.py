@@ -325,3 +325,15 @@ def test_another_configuration_and_restore_let_go_of_all_graphs(recorder: Record
     generate(pipe)
     tap_ext.restore(pipe)
     assert torch.equal(generate(pipe), generate(build()))
+
+
+def test_the_kill_switch_is_read_at_every_step(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = _made()
+    monkeypatch.setenv("TAP_EXT_GRAPHS", "0")
+    assert torch.equal(generate(pipe), expected())
+    assert recorder.tried == 0
+    monkeypatch.delenv("TAP_EXT_GRAPHS")
+    assert torch.equal(generate(pipe), expected())
+    assert recorder.tried == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tap_ext
 from tap_ext import Config
 from tap_ext.peers import Adaptive
-from tap_ext.plan import Weighted, last_full
+from tap_ext.plan import Even, last_full
 from tests import tiny
 
 
@@ -59,7 +59,7 @@ def test_the_total_is_kept_whatever_is_shown(
 def test_where_all_steps_are_equally_hard_it_is_the_plan() -> None:
     for count in (4, 7, 8, 10, 12, 14):
         full = _follow(Adaptive(count), 50, lambda step, gap: [1e-3 * gap**2])
-        even = Weighted(count, (1.0,) * 50).full_steps(50)
+        even = Even(count, last_full(count, 50)).full_steps(50)
         # the plan rounds each place by itself, here one rounding is carried on to the next
         assert max(abs(a - b) for a, b in zip(full, even, strict=True)) <= 2
 
@@ -69,7 +69,7 @@ def test_full_steps_gather_where_forecasts_are_bad() -> None:
         return [(30.0 if 24 <= step < 36 else 1.0) * 1e-3 * gap**2]
 
     full = _follow(Adaptive(12), 50, hard)
-    plan = Weighted(12, (1.0,) * 50).full_steps(50)
+    plan = Even(12, last_full(12, 50)).full_steps(50)
     inside = sum(24 <= step < 38 for step in full)
     assert inside > sum(24 <= step < 38 for step in plan)
 
@@ -132,8 +132,8 @@ def test_distances_that_say_nothing_are_passed_over(shown: float) -> None:
 def test_it_needs_the_number_of_steps() -> None:
     with pytest.raises(ValueError, match="needs num_steps"):
         Adaptive(8).follow(None)
-    with pytest.raises(ValueError, match="levels must be 40"):
-        Adaptive(8, (3.0, 2.0, 1.0)).follow(40)
+    with pytest.raises(ValueError, match="angles must be 41"):
+        Adaptive(8, (1.5, 1.0, 0.5)).follow(40)
     with pytest.raises(ValueError, match="count"):
         Adaptive(0)
     with pytest.raises(ValueError, match="reads must be 'steps' or 'windows', got 'never'"):
@@ -141,11 +141,11 @@ def test_it_needs_the_number_of_steps() -> None:
 
 
 def test_a_configuration_asks_for_it() -> None:
-    levels = tuple(level**2.0 for level in range(50, 0, -1))
+    angles = tuple((step / 50) ** 2 for step in range(50, -1, -1))
     config = Config(full_steps=8, schedule="adaptive")
-    assert config.plan(50, levels).schedule == Adaptive(8, levels)
+    assert config.plan(50, angles).schedule == Adaptive(8, angles)
     assert config.plan(50).schedule == Adaptive(8)
-    assert len(config.plan(50, levels).full_steps()) == 8
+    assert len(config.plan(50, angles).full_steps()) == 8
     assert Config(schedule="adaptive", window=8).plan(50).schedule == Adaptive(8)
 
 
@@ -153,7 +153,7 @@ def test_through_a_model_the_budget_holds_and_runs_repeat() -> None:
     family = tiny.MODELS[0]
     model = tiny.build(family)
     truth = tiny.sample(model, tiny.inputs(family), 12)
-    tap_ext.accelerate(model, schedule=Adaptive(5, tuple(range(12))))
+    tap_ext.accelerate(model, schedule=Adaptive(5, tuple(step / 10 for step in range(12, -1, -1))))
     with tap_ext.run(_Clock(12)):
         fast = tiny.sample(model, tiny.inputs(family), 12)
     (branch,) = tap_ext.stats(model).models[0].branches
@@ -175,7 +175,7 @@ class _Clock:
     def num_steps(self) -> int:
         return self.steps
 
-    def levels(self) -> None:
+    def angles(self) -> None:
         return None
 
     def refusal(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import tap_ext
 from tap_ext import Config
 from tap_ext.backbones import find_spec
+from tap_ext.plan import Paced
 from tap_ext.views import Call, Views, run_view
 from tests import tiny
 from tests.pipelines import builders
@@ -44,19 +46,19 @@ def test_each_expert_counts_its_own_steps() -> None:
     assert second == [((0, 1, 4, 5), (2, 3))] * 2  # the end of the run is its own
 
 
-def test_the_levels_of_the_second_expert_are_its_own() -> None:
+def test_the_noise_of_the_second_expert_is_its_own() -> None:
     """huggingface/diffusers#14025: ratios of the whole run, read from its beginning
 
-    The same where full steps are placed by noise level: by those of the steps that are left, and as
+    The same where full steps are paced by the noise: by those of the steps that are left, and as
     many of them as their share of the run.
     """
     case = zoo("WanPipeline+2.2")
-    pipe = tap_ext.accelerate(case.make(), schedule="planned", full_steps=4)
+    pipe = tap_ext.accelerate(case.make(), schedule="paced", full_steps=4)
     generate(case, pipe)
     _, second = branches(pipe)
-    sigmas = pipe.scheduler.sigmas.tolist()[case.steps // 2 : case.steps]
-    expected = Config(schedule="planned", full_steps=2).plan(len(sigmas), sigmas)
-    full = tuple(step for step in range(len(sigmas)) if expected.is_full(step))
+    sigmas = pipe.scheduler.sigmas.tolist()[case.steps // 2 : case.steps + 1]
+    angles = tuple(math.atan2(sigma, 1 - sigma) for sigma in sigmas)
+    full = tuple(Paced(2, angles).full_steps(len(sigmas) - 1))
     assert [branch for branch, _ in second] == [full] * 2 and len(full) == 2
 
 
@@ -119,18 +121,18 @@ def test_few_steps(steps: int) -> None:
     assert torch.equal(made, truth) if steps <= 3 else 0 < error(made, truth) < 0.05
 
 
-def test_the_first_steps_are_full_by_default() -> None:
+def test_the_first_steps_can_be_full() -> None:
     """welltop-cn/ComfyUI-TeaCache#62: a blocky mess on Wan at 720p
 
     What was skipped in the first steps, where a video takes its shape, could not be mended later.
     """
     case = zoo("WanPipeline")
-    pipe = tap_ext.accelerate(case.make())
+    pipe = tap_ext.accelerate(case.make(), warmup=3)
     generate(case, pipe)
     for full, _ in branches(pipe)[0]:
         assert full[:3] == (0, 1, 2)
-    for method in ("tap", "taylorseer"):
-        plan = Config(method=method).plan(50)
+    for config in (Config(preset="paper"), Config(method="taylorseer"), Config(window=9)):
+        plan = config.plan(50)
         assert all(plan.is_full(step) for step in range(3))
 
 

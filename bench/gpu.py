@@ -1,0 +1,108 @@
+"""``make gpu OUT=dir``: build, test, sanitize and measure on a machine with a CUDA device.
+
+Each part has a time of its own, and leaves its results in OUT whatever becomes of the others:
+``summary.json`` says how each went, with the device, its driver, torch and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SANITIZED = [f"tests/ops/test_{name}.py" for name in ("skip_step", "select", "stack_update")]
+"""The kernels alone: under a sanitizer everything is some hundred times slower."""
+
+
+def parts(out: Path, model: str) -> dict[str, tuple[list[str], int]]:
+    """Commands and the seconds each may take, in order of worth."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all"]
+    quick = ["-k", "cuda and not elements", "-x", *SANITIZED]
+    return {
+        "cuda tests": ([*pytest, "-m", "cuda", "tests", f"--junitxml={out}/cuda.xml"], 150),
+        "op tests": ([*pytest, "-k", "cuda", "tests/ops", f"--junitxml={out}/ops.xml"], 90),
+        "ops": ([*pytest, "bench/test_ops.py", "-k", "cuda", "--shape=all", _json(out, "ops")], 90),
+        "steps": (
+            [*pytest, "bench/test_steps.py", "-k", "cuda", f"--model={model}", _json(out, "steps")],
+            120,
+        ),
+        "loops": (
+            [*pytest, "bench/test_loops.py", "-k", "cuda", f"--model={model}", _json(out, "loops")],
+            240,
+        ),
+        **{
+            tool: ([*sanitizer, "--tool", tool, *pytest, *quick], 60)
+            for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+        },
+    }
+
+
+def _json(out: Path, name: str) -> str:
+    return f"--benchmark-json={out / name}.json"
+
+
+def machine() -> dict[str, str]:
+    """What was measured on."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return {
+        "device": device,
+        "driver": _output(query),
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "python": platform.python_version(),
+        "commit": _output(["git", "rev-parse", "HEAD"]),
+    }
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def main() -> int:
+    """Run every part that fits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="directory for the results")
+    parser.add_argument("--model", default="flux.1-dev", help="of bench/denoiser.py; %(default)s")
+    parser.add_argument("--only", action="append", help="a part; repeatable; default all")
+    parser.add_argument("--seconds", type=float, default=570, help="for all of it; %(default)s")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + arguments.seconds
+    results: dict[str, object] = {}
+    for name, (command, limit) in parts(arguments.out, arguments.model).items():
+        if arguments.only and name not in arguments.only:
+            continue
+        results[name] = _run(command, min(limit, end - time.monotonic()), arguments.out / name)
+        summary = {"machine": machine(), "parts": results}
+        (arguments.out / "summary.json").write_text(json.dumps(summary, indent=2))
+        print(name, results[name], flush=True)
+    return 0 if all(result == "passed" for result in results.values()) else 1
+
+
+def _run(command: list[str], seconds: float, log: Path) -> str:
+    if shutil.which(command[0]) is None:
+        return f"{command[0]} is not there"
+    if seconds < 5:
+        return "no time was left"
+    with log.with_name(log.name.replace(" ", "_") + ".log").open("w") as file:
+        try:
+            done = subprocess.run(command, stdout=file, stderr=file, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired:
+            return f"not done after {seconds:.0f} s"
+    return "passed" if done.returncode == 0 else f"exit status {done.returncode}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

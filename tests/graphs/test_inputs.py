@@ -1,0 +1,109 @@
+"""What recorded work is given, and what it takes for granted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tap_ext.graphs import Graphs, Uncapturable, fingerprint, flatten, hooked, join
+from tap_ext.graphs.inputs import Inputs
+from tests.graphs.recorder import Recorder
+
+CPU = torch.device("cpu")
+
+
+def test_flatten_and_join_are_inverse() -> None:
+    value = ((torch.ones(2), None), {"a": [torch.zeros(1), {"b": (3, "c")}], "d": 0.5})
+    found, rest = flatten(value, CPU, "it")
+    assert [tensor.tolist() for tensor in found] == [[1.0, 1.0], [0.0]]
+    joined = join([tensor + 1 for tensor in found], rest)
+    assert joined[0][1] is None and joined[1]["d"] == 0.5
+    assert joined[1]["a"][1] == {"b": (3, "c")} and type(joined[1]["a"]) is list
+    assert joined[0][0].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [(1, 1.0), (1, True), ([1], (1,)), ({"a": 1}, {"b": 1})]
+)
+def test_values_of_another_kind_are_another_key(left: Any, right: Any) -> None:
+    assert flatten(left, CPU, "it")[1] != flatten(right, CPU, "it")[1]
+
+
+class _Special(Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([torch.empty(1, device="meta")], "on meta, beside cpu"),
+        ((object(),), "holds a object"),
+        ({"a": torch.ones(1).as_subclass(_Special)}, "holds a _Special"),
+        (nn.Linear(1, 1), "holds a Linear"),
+    ],
+)
+def test_what_cannot_be_recorded(value: Any, words: str) -> None:
+    with pytest.raises(Uncapturable, match=f"^the call .*{words}"):
+        flatten(value, CPU, "the call")
+
+
+def test_only_what_changed_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = torch.ones(3), torch.ones(1).expand(4)
+    inputs = Inputs([first, second])
+    copied: list[Tensor] = []
+    real = Tensor.copy_
+    monkeypatch.setattr(
+        Tensor, "copy_", lambda self, other: copied.append(other) or real(self, other)
+    )
+
+    def load(*given: Tensor) -> int:
+        copied.clear()
+        inputs.load(given)
+        assert all(torch.equal(a, b) for a, b in zip(inputs.tensors, given, strict=True))
+        return len(copied)
+
+    assert load(first, second) == 2
+    assert load(first, second) == 0
+    first.add_(1)
+    assert load(first, second) == 1
+    first.data = torch.full((3,), 7.0)  # leaves the version as it was
+    assert load(first, second) == 1
+    assert load(first.clone(), second) == 1
+    with torch.inference_mode():
+        untold = first + 1
+    assert [load(untold, second) for _ in range(2)] == [1, 1]
+
+
+def test_a_fingerprint_tells_what_moved() -> None:
+    layer = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    before = fingerprint(layer.modules())
+    with torch.no_grad():
+        layer[0].weight.add_(1)
+    assert fingerprint(layer.modules()) == before
+    layer[0].bias.data = layer[0].bias.data.clone()
+    moved = fingerprint(layer.modules())
+    assert moved != before
+    layer[1].eval()
+    assert fingerprint(layer.modules()) != moved
+
+
+def test_hooks_are_named() -> None:
+    layer = nn.Sequential(nn.Linear(2, 2))
+    assert hooked(layer.modules()) is None
+    handle = layer[0].register_forward_pre_hook(lambda *_: None)
+    assert "Linear has hooks" in str(hooked(layer.modules()))
+    handle.remove()
+    layer._hf_hook = object()
+    assert "Sequential has hooks" in str(hooked(layer.modules()))
+
+
+def test_too_many_kinds_are_told_of() -> None:
+    told: list[str] = []
+    graphs = Graphs(Recorder(), told.append)
+    for key in range(20):
+        assert graphs.call(key, lambda given: given[0] + 1, [torch.ones(1)]).item() == 2
+    assert graphs.captured == 0 and len(told) == 2
+    assert "more than 8 kinds of step" in told[0]
