@@ -7,6 +7,7 @@ import os
 
 from tap_ext.cli.arguments import (
     DTYPES,
+    add_model,
     device,
     failed,
     missing_extra,
@@ -29,12 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "difference, and the order that each token took. Ctrl-C ends it."
     )
     add_argument = parser.add_argument
-    add_argument(
-        "--model",
-        default="bundled",
-        metavar="NAME",
-        help="bundled, digits, or a folder with a diffusers pipeline; %(default)s",
-    )
+    add_model(parser)
     add_argument(
         "--set",
         action="append",

@@ -18,6 +18,7 @@ from tap_ext.ops import library_status
 __all__ = [
     "DTYPES",
     "Parser",
+    "add_model",
     "device",
     "failed",
     "missing_extra",
@@ -43,6 +44,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without the usage."""
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option that names what is run."""
+    parser.add_argument(
+        "--model",
+        default="bundled",
+        metavar="NAME",
+        help="bundled, digits, or a folder with a diffusers pipeline; %(default)s",
+    )
 
 
 def ops() -> str:

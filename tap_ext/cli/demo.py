@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SCHEDULES = {"windowed": None, "even": "even"}
+SCHEDULES = {"windowed": None, "even": "even", "paced": "paced"}
 NOISY = 1.3
 EXTRA = "pip install --no-build-isolation -e '.[demo]'"
 
@@ -40,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument(
         "--windows", type=_windows, default="4,6,8,10", help="one full step in each; %(default)s"
     )
-    add_argument("--schedule", choices=SCHEDULES, help="where the full steps lie; even")
+    add_argument("--schedule", choices=SCHEDULES, help="where the full steps lie; paced")
     add_argument("--forecast", choices=("residual", "hidden"), help="what is predicted; hidden")
     add_argument("--pictures", type=whole(1, 256), help="how many; 6, or one per prompt")
     add_argument("--seed", type=whole(0, 2**31), default=0, help="%(default)s")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_ext.cli.arguments import (
     DTYPES,
+    add_model,
     device,
     failed,
     missing_extra,
@@ -40,12 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "MP4, with a JSON file of its settings beside it."
     )
     add_argument = parser.add_argument
-    add_argument(
-        "--model",
-        default="bundled",
-        metavar="NAME",
-        help="bundled, digits, or a folder with a diffusers pipeline; %(default)s",
-    )
+    add_model(parser)
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     given.add_argument(

@@ -10,6 +10,7 @@ from typing import Any
 
 from tap_ext.cli.arguments import (
     DTYPES,
+    add_model,
     device,
     failed,
     missing_extra,
@@ -30,12 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "often each candidate was chosen at each step, and how near its probe was."
     )
     add_argument = parser.add_argument
-    add_argument(
-        "--model",
-        default="bundled",
-        metavar="NAME",
-        help="bundled, digits, or a folder with a diffusers pipeline; %(default)s",
-    )
+    add_model(parser)
     add_argument("--prompt", metavar="TEXT", help="a bundled model's first, if not given")
     add_argument("--seed", type=whole(0, 2**31 - 1), default=0, help="%(default)s")
     add_argument("--steps", type=whole(2, 1000), default=50, help="%(default)s")

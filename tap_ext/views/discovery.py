@@ -22,7 +22,7 @@ from tap_ext.views.call import Call, run_view, tensors
 from tap_ext.views.check import misplaced, verify
 from tap_ext.views.graft import AdapterError, graft
 from tap_ext.views.pair import Views
-from tap_ext.views.standins import argument_names
+from tap_ext.views.standins import Stand, argument_names
 
 __all__ = ["discover"]
 
@@ -147,21 +147,13 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
-class _Watched(nn.Module):
+class _Watched(Stand):
     """Runs a module and tells the trace of it."""
 
     def __init__(self, real: nn.Module, path: str, blocks: str | None, trace: _Trace) -> None:
-        super().__init__()
-        self.real = real
-        self._path = path
+        super().__init__(real, path)
         self._blocks = blocks
         self._trace = trace
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("real"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns."""

@@ -13,21 +13,32 @@ from tap_ext.backbones.spec import Blocks, Stream
 from tap_ext.views.call import current_call
 from tap_ext.views.graft import AdapterError, graft, module_at
 
-__all__ = ["AbsentBlock", "Exit", "Head", "Idle", "Probe", "WatchedBlock", "argument_names"]
+__all__ = [
+    "AbsentBlock",
+    "Exit",
+    "Head",
+    "Idle",
+    "Probe",
+    "Stand",
+    "WatchedBlock",
+    "argument_names",
+]
 
 
-class _Stand(nn.Module):
+class Stand(nn.Module):
     """Stands in a view where ``real`` stands in the model; other attributes are the real one's.
 
     ``real`` is a submodule, so that what walks a view (LoRA scaling does) finds it.
     """
 
     def __init__(self, real: nn.Module, path: str) -> None:
+        """In place of ``real``, at ``path``."""
         super().__init__()
         self.real = real
         self._path = path
 
     def __getattr__(self, name: str) -> Any:
+        """What it lacks, the real one has."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -39,7 +50,7 @@ def argument_names(block: nn.Module) -> tuple[str, ...]:
     return tuple(inspect.signature(type(block).forward).parameters)[1:]
 
 
-class _Block(_Stand):
+class _Block(Stand):
     """A main block that reads its arguments by name, however they were passed.
 
     The first of all notes what enters each stream; every one notes that it was called.
@@ -109,7 +120,7 @@ class AbsentBlock(_Block):
         return returned[0] if len(returned) == 1 else returned
 
 
-class Head(_Stand):
+class Head(Stand):
     """Notes the hidden state that reaches the head; on a skip step replaces it.
 
     Replaced, never added to: what a model adds between its blocks (ControlNet residuals) is already
@@ -171,7 +182,7 @@ def _taken(tokens: str, entered: int, left: int) -> slice | None:
     return slice(entered - left, entered) if tokens == "last" else slice(0, left)
 
 
-class Exit(_Stand):
+class Exit(Stand):
     """Stands around the last block, for streams that have no head to wait for."""
 
     def __init__(self, real: nn.Module, path: str, places: Mapping[int, int]) -> None:
@@ -189,7 +200,7 @@ class Exit(_Stand):
         return left[0] if isinstance(output, Tensor) else tuple(left)
 
 
-class Idle(_Stand):
+class Idle(Stand):
     """A module that need not run on a skip step: its outputs of the full step stand in."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +220,7 @@ class _Intercepted(Exception):
         self.probe = probe
 
 
-class _Intercept(_Stand):
+class _Intercept(Stand):
     """Takes the place of the first attention and hands out its input of these tokens."""
 
     def __init__(self, real: nn.Module, path: str, tokens: torch.Size) -> None:
