@@ -1,0 +1,1 @@
+"""Several ranks that share one model choose what one process chooses."""

@@ -1,0 +1,1 @@
+"""The servers of examples/serving: nothing accepted is lost, whatever is killed."""
