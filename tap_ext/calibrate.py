@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tap_ext import _arguments
 from tap_ext.backbones import BackboneSpec, find_spec
+from tap_ext.files import write
 from tap_ext.integrations import diffusers as host
 from tap_ext.placement import place, refine, run_cost, window_costs
 from tap_ext.plan import Even, Measured
@@ -83,7 +84,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Writes a small JSON file."""
         rows = [[float(f"{value:.9g}") for value in row] for row in self.gram.tolist()]
-        Path(path).write_text(json.dumps({"kind": _KIND, "gram": rows}), encoding="utf-8")
+        write(Path(path), json.dumps({"kind": _KIND, "gram": rows}))
 
     @staticmethod
     def load(path: str | Path) -> Calibration:

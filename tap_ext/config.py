@@ -64,7 +64,7 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced", "forecast": "hidden"}
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced"}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": _BALANCED,
@@ -75,8 +75,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 """Field values by preset name.
 
-``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, paced by the noise, and
-forecast the hidden state; of few steps they keep at least three, as the windows have them.
+``quality``, ``balanced`` and ``fast`` have 14, 10 and 7 full steps of 50, paced by the noise; of
+few steps they keep at least three, as the windows have them.
 ``default`` is ``balanced``. ``paper`` is section 4.1 of arXiv 2603.03792 at N = 6 and stays as it
 is whatever ``default`` becomes."""
 
@@ -109,7 +109,8 @@ class Config:
         probe: ``"modulated"``, the modulated input of the first layer (eq. 5), or ``"input"``, the
             hidden state that enters it.
         forecast: what the weights are applied to: ``"residual"``, output minus input of the blocks
-            (eq. 6), or ``"hidden"``, their output.
+            (eq. 6), or ``"hidden"``, their output, which can be better where the sampler adds no
+            noise and is much worse where it does: noise cannot be forecast.
         position: the abscissa of the predictors: ``"step"`` counts steps; ``"sigma"`` reads the
             timestep, which costs one device read per step on a GPU.
         predictors: predictors to use instead of the Taylor family, the nominal one first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from hypothesis import settings
+
+from tap_ext import runtime
 
 # More threads than free cores cost these small tests a factor of hundreds.
 torch.set_num_threads(1)
@@ -22,6 +25,16 @@ settings.register_profile("fuzz", deadline=None, max_examples=examples)
 # Of a mutant that these notice, nothing else need be run.
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=8)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tap_ext"))
+
+
+@pytest.fixture(autouse=True)
+def _no_run_is_left_behind() -> Iterator[None]:
+    """A run that never ended would make of every later call in its context a step of its own."""
+    yield
+    left = runtime._run.get()
+    runtime._run.set(None)
+    assert left is None or not left.exact
+
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 

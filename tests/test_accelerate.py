@@ -250,7 +250,7 @@ def test_what_the_model_refuses_is_refused_alike() -> None:
 @pytest.mark.parametrize("field", ["metric", "probe", "forecast", "position"])
 def test_every_choice_changes_the_result(field: str) -> None:
     default = _sample(tap_ext.accelerate(tiny.build(FLUX), window=4))
-    other = {"metric": "l2", "probe": "input", "forecast": "residual", "position": "sigma"}[field]
+    other = {"metric": "l2", "probe": "input", "forecast": "hidden", "position": "sigma"}[field]
     changed = _sample(tap_ext.accelerate(tiny.build(FLUX), window=4, **{field: other}))
     truth = _sample(tiny.build(FLUX))
     assert (changed - truth).norm() < 0.05 * truth.norm()

@@ -105,7 +105,7 @@ def test_presets_by_their_budgets(preset: str, of_fifty: int, of_eight: int) -> 
     assert len(config.plan(8).full_steps()) == of_eight
     assert config.plan(4).full_steps()[:3] == [0, 1, 2] == config.plan(3).full_steps()
     assert config.plan(None) == Config(window=config.window).plan(None)
-    assert config.forecast == "hidden"
+    assert config.forecast == "residual"
     assert len(config.replace(full_steps=5).plan(50, ANGLES).full_steps()) == 5
     assert Config(preset=preset, method="taylorseer").forecast == "residual"
 

@@ -27,7 +27,7 @@ LAYERS = (
     ("peers",),
     ("buffers", "placement"),
     ("plan", "predictors", "ops"),
-    ("reference", "_library", "_checks", "_arguments", "uploads"),
+    ("reference", "_library", "_checks", "_arguments", "uploads", "files"),
 )
 """Top to bottom; a module may import its own layer and those below."""
 

@@ -383,3 +383,21 @@ def test_share_of_an_unknown_length(speedup):
     full = [step for step in range(400) if Share(speedup).is_full(step, None)]
     assert full[0] == 0 and all(speedup - 1 < b - a < speedup + 1 for a, b in pairwise(full))
     assert abs(len(full) - 400 / speedup) <= 1
+
+
+# What mutants survived
+
+
+def test_defaults_are_the_papers_window_and_the_third_step_from_the_end():
+    assert Windowed() == Windowed(6, 3, 0)
+    assert Spread() == Spread(6, 3, -3)
+    assert Even(4) == Even(4, -3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("count", 0), ("count", 2.0), ("angles", (1.0, -0.1)), ("angles", (1.0,)), ("angles", "12")],
+)
+def test_paced_checks_its_fields(field, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{field} must be"):
+        Paced(**{"count": 2, "angles": (1.0, 0.5, 0.0), field: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from typing import Any
@@ -264,3 +265,44 @@ def test_held_tensors_keep_their_memory() -> None:
     address = tensor.data_ptr()
     del tensor
     assert kept[0].tensor.data_ptr() == address and kept[1] is None
+
+
+def test_an_error_that_comes_once_during_the_self_check_is_no_verdict() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    calls = []
+
+    def fail_once(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:  # the first call is the full step's, the second the self-check's
+            raise ValueError("once")
+
+    handle = model.proj_out.register_forward_pre_hook(fail_once)
+    result = tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    handle.remove()
+    assert torch.equal(result, _fresh())
+    assert not tap_ext.stats(model).models[0].fallbacks
+
+
+def test_an_interrupt_between_a_lock_and_its_release_blocks_nobody_in_this_thread() -> None:
+    branches, opened = Branches(), Run()
+    at = Branches.of.__code__
+
+    def line(frame: Any, event: str, _: Any) -> Any:
+        # the line of the ``with`` comes twice: at its begin, and before it lets go
+        if event == "line" and frame.f_lineno not in seen:
+            seen.append(frame.f_lineno)
+        elif event == "line":
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return line
+
+    seen: list[int] = []
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: line if frame.f_code is at else None)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            branches.of(opened)
+    finally:
+        sys.settrace(before)
+    assert branches._lock.acquire(blocking=False)
+    assert branches.of(opened) == []

@@ -16,8 +16,8 @@ import torch
 
 import tap_ext
 from tap_ext.demo.subject import from_checkpoint
-from tap_ext.evaluate.files import replacing, write
 from tap_ext.evaluate.models import from_folder
+from tap_ext.files import replacing, write
 
 PACKAGE = Path(tap_ext.__file__).parent
 ROOT = Path(__file__).parents[1]
@@ -183,7 +183,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_files_are_written_through_one_door() -> None:
     """No ``open`` for writing, no ``write_text`` but on what ``replacing`` gave."""
-    doors = {Path("evaluate/files.py"), Path("evaluate/store.py")}
+    doors = {Path("files.py"), Path("evaluate/store.py")}
     found = []
     for path, tree in _trees():
         if path in doors:

@@ -107,8 +107,21 @@ Tensor predict(const Tensor& stack, const Tensor& rows) {
   return candidates;
 }
 
+/// Reads a string argument and frees it. The conversion in the headers of torch 2.13 leaves a copy
+/// of the text on the heap at every call.
+std::string taken(StringHandle handle) {
+  size_t length = 0;
+  const char* data = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+  std::string text(data, length);
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+  return text;
+}
+
 std::tuple<Tensor, Tensor> cosine_argmin(const Tensor& candidates, const Tensor& target,
-                                         const std::string& metric) {
+                                         StringHandle metric_text) {
+  const std::string metric = taken(metric_text);
   const Checks checks("cosine_argmin");
   const DType dtype = checks.stack({"candidates", candidates}, 'M');
   checks.feature({"target", target}, {"candidates", candidates});
@@ -157,8 +170,8 @@ Tensor gather_rows(const Tensor& stack, const Tensor& rows, const Tensor& index,
   return out;
 }
 
-void select_out(const Tensor& stack, const Tensor& target, const Tensor& rows,
-                const std::string& metric, const Tensor& index, const Tensor& distance) {
+void select_into(const Tensor& stack, const Tensor& target, const Tensor& rows,
+                 const std::string& metric, const Tensor& index, const Tensor& distance) {
   const Checks checks("select");
   const DType dtype = checks.stack({"stack", stack});
   checks.scored({"stack", stack});
@@ -182,20 +195,26 @@ void select_out(const Tensor& stack, const Tensor& target, const Tensor& rows,
 }
 
 std::tuple<Tensor, Tensor> select(const Tensor& stack, const Tensor& target, const Tensor& rows,
-                                  const std::string& metric) {
+                                  StringHandle metric_text) {
+  const std::string metric = taken(metric_text);
   Checks("select").stack({"stack", stack});  // its shape is that of the outputs
   const Tensor index =
       torch::stable::new_empty(stack, {stack.size(1), stack.size(2)}, ScalarType::Int);
   const Tensor distance =
       torch::stable::new_empty(stack, {stack.size(1), stack.size(2)}, ScalarType::Float);
-  select_out(stack, target, rows, metric, index, distance);
+  select_into(stack, target, rows, metric, index, distance);
   return {index, distance};
+}
+
+void select_out(const Tensor& stack, const Tensor& target, const Tensor& rows,
+                StringHandle metric_text, const Tensor& index, const Tensor& distance) {
+  select_into(stack, target, rows, taken(metric_text), index, distance);
 }
 
 void skip_step_(const Tensor& out, const Tensor& index, const Tensor& probe_stack,
                 const Tensor& probe, const Tensor& residual_stack,
-                const std::optional<Tensor>& hidden, const Tensor& rows,
-                const std::string& metric) {
+                const std::optional<Tensor>& hidden, const Tensor& rows, StringHandle metric_text) {
+  const std::string metric = taken(metric_text);
   const Checks checks("skip_step_");
   const DType dtype = checks.stack({"probe_stack", probe_stack});
   checks.scored({"probe_stack", probe_stack});

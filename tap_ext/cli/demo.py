@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--windows", type=_windows, default="4,6,8,10", help="one full step in each; %(default)s"
     )
     add_argument("--schedule", choices=SCHEDULES, help="where the full steps lie; paced")
-    add_argument("--forecast", choices=("residual", "hidden"), help="what is predicted; hidden")
+    add_argument("--forecast", choices=("residual", "hidden"), help="what is predicted; residual")
     add_argument("--pictures", type=whole(1, 256), help="how many; 6, or one per prompt")
     add_argument("--seed", type=whole(0, 2**31), default=0, help="%(default)s")
     add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")

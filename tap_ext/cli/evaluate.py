@@ -175,7 +175,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, jobs: l
 
 
 def _write(folder: Path, forms: dict[str, str]) -> None:
-    from tap_ext.evaluate.files import write
+    from tap_ext.files import write
 
     for suffix, text in forms.items():
         write(folder / f"table.{suffix}", text.rstrip("\n") + "\n")

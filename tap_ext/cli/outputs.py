@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tap_ext.evaluate.files import replacing
+from tap_ext.files import replacing
 
 __all__ = ["claimed", "names", "save"]
 

@@ -118,7 +118,7 @@ class Comparison:
         ]
 
 
-DEMONSTRATED = tap_ext.Config(schedule="paced", forecast="hidden")
+DEMONSTRATED = tap_ext.Config(schedule="paced")
 
 
 def full_steps(steps: int, window: int) -> int:

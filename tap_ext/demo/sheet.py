@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tap_ext.evaluate.files import replacing
+from tap_ext.files import replacing
 
 __all__ = ["Pixels", "Sheet"]
 

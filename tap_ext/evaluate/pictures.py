@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tap_ext.evaluate.files import replacing, write
 from tap_ext.evaluate.store import Line
+from tap_ext.files import replacing, write
 
 __all__ = ["path", "save"]
 

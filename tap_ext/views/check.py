@@ -49,12 +49,15 @@ def verify(
         None when the skip view is right, else what is wrong. Runs the skip view once, and twice
         more where modules are idle; reads the device.
     """
-    try:
-        return _verify(views, full, output, args, kwargs, between)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a model makes of a wrong spec
-        return str(error) or type(error).__name__
+    wrong = None
+    for _ in range(2):  # what raises once only says nothing of the spec
+        try:
+            return _verify(views, full, output, args, kwargs, between)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model makes of a wrong spec
+            wrong = str(error) or type(error).__name__
+    return wrong
 
 
 def misplaced(views: Views, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import tap_ext
-from tap_ext import Config
+from tap_ext import Config, runtime
 from tap_ext.adapters.vllm_omni import TapBackend
 
 pytest.importorskip("diffusers")
@@ -55,6 +55,13 @@ def pipeline() -> Iterator[Any]:
     made = SimpleNamespace(transformer=_flux().eval(), transformer_2=None)
     yield made
     tap_ext.restore(made.transformer)
+
+
+@pytest.fixture(autouse=True)
+def _the_next_request_never_comes() -> Iterator[None]:
+    """``refresh`` begins a run and only another one ends it."""
+    yield
+    runtime._run.set(None)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
 from tap_ext.graphs import Graphs, Uncapturable, fingerprint, flatten, hooked, join
@@ -98,6 +99,11 @@ def test_hooks_are_named() -> None:
     handle.remove()
     layer._hf_hook = object()
     assert "Sequential has hooks" in str(hooked(layer.modules()))
+    del layer._hf_hook
+    registry = HookRegistry.check_if_exists_or_initialize(layer[0])
+    assert hooked(layer.modules()) is None  # an empty one does nothing
+    registry.register_hook(ModelHook(), "any, as of context parallelism")
+    assert "Linear has hooks" in str(hooked(layer.modules()))
 
 
 def test_too_many_kinds_are_told_of() -> None:

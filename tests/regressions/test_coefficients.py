@@ -78,7 +78,7 @@ def test_the_first_run_of_two_experts_is_accelerated() -> None:
     pipe = tap_ext.accelerate(case.make())
     with silent():
         generate(case, pipe)
-    assert [model.skip for model in tap_ext.stats(pipe).models] == [6, 6]
+    assert all(model.skip >= 6 for model in tap_ext.stats(pipe).models)
 
 
 @pytest.mark.parametrize("family", tiny.MODELS, ids=lambda family: family.name)

@@ -186,15 +186,15 @@ def test_memory_grows_with_the_frames_alone() -> None:
     assert per_frame[0] == pytest.approx(per_frame[1], rel=1e-6)
 
 
-def test_the_default_is_careful_on_ltx() -> None:
+def test_a_warm_up_is_careful_on_ltx() -> None:
     """openvinotoolkit/openvino.genai#4230: poor LTX clips with TaylorSeer
 
-    What was skipped from the start cost the clip its content. By default a run is warmed up in full
-    and stays near the untouched one.
+    What was skipped from the start cost the clip its content. A run can be warmed up in full, and
+    then stays near the untouched one.
     """
     case = zoo("LTXPipeline+unguided")
     truth = generate(case, case.make(), num_inference_steps=20)
-    pipe = tap_ext.accelerate(case.make())
+    pipe = tap_ext.accelerate(case.make(), warmup=3)
     made = generate(case, pipe, num_inference_steps=20)
     assert branches(pipe)[0][0][0] == (0, 1, 2, 8, 14)
     assert psnr(made, truth) > 35

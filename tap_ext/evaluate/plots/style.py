@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tap_ext.evaluate.files import replacing
+from tap_ext.files import replacing
 from tap_ext.plots.style import GREY, INK, ORDERS, figure, image, order_colours, pixels, plain
 
 __all__ = ["GREY", "INK", "ORDERS", "figure", "image", "order_colours", "pixels", "plain", "save"]
