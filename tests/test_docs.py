@@ -14,6 +14,7 @@ import torch
 import tap_ext
 from tap_ext.backbones import SPECS
 from tests import test_refusals as toy
+from tools import quality_page
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -145,3 +146,7 @@ def test_as_many_classes_are_described(page: str) -> None:
 def test_pictures_are_small() -> None:
     large = [p.name for p in (DOCS / "images").iterdir() if p.stat().st_size > 150 * 1024]
     assert large == []
+
+
+def test_the_tables_of_quality_are_those_of_the_results() -> None:
+    assert quality_page.page() == quality_page.PAGE.read_text()
