@@ -31,6 +31,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tap_ext"))
 def _no_run_is_left_behind() -> Iterator[None]:
     """A run that never ended would make of every later call in its context a step of its own."""
     yield
+    torch.set_grad_enabled(True)  # an interrupt may come in the middle of leaving no_grad()
     left = runtime._run.get()
     runtime._run.set(None)
     assert left is None or not left.exact
