@@ -197,19 +197,27 @@ class Engine:
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str | None:
         """Why it is not known how the model is entered; None: it is, or has just been found out."""
-        if self._views is None and self._unknown is None:
+        if self._views is not None or self._unknown is not None:
+            return self._unknown
+        for _ in range(2):  # what raises once only says nothing of the model
             try:
                 self._views = self._open(model, discover(model, args, kwargs))
                 self._compile()
+                self._unknown = None
+                break
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # the model's own errors come again when it runs untouched
-                self._unknown = str(error)
+                self._unknown = str(error) or type(error).__name__
         return self._unknown
 
     def _untouched(self, reason: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._tell(reason)
-        return self.original(*args, **kwargs)
+        try:
+            return self.original(*args, **kwargs)
+        except BaseException:
+            self._unknown = None  # a call that fails says nothing of the model
+            raise
 
     def _tell(self, reason: str, *, warn: bool = True) -> None:
         """Count a call that was not accelerated; warn at the first of a kind."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import tap_ext
 from tap_ext import Config
+from tap_ext.backbones import SPECS
 from tap_ext.integrations.diffusers import engines_of
 from tap_ext.runtime import Branches, Run, held, run, signature
 from tests import tiny
@@ -281,6 +282,38 @@ def test_an_error_that_comes_once_during_the_self_check_is_no_verdict() -> None:
     handle.remove()
     assert torch.equal(result, _fresh())
     assert not tap_ext.stats(model).models[0].fallbacks
+
+
+def test_an_error_that_comes_once_while_a_model_is_watched_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = _fresh()
+    monkeypatch.delitem(SPECS, "FluxTransformer2DModel")
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    calls = []
+
+    def fail_once(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("once")
+
+    handle = model.proj_out.register_forward_pre_hook(fail_once)
+    result = tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    handle.remove()
+    assert torch.equal(result, expected)
+    assert not tap_ext.stats(model).models[0].fallbacks
+
+
+def test_a_call_that_fails_by_itself_leaves_an_unknown_model_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = _fresh()
+    monkeypatch.delitem(SPECS, "FluxTransformer2DModel")
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    with pytest.warns(UserWarning, match="must be given latents"), pytest.raises(TypeError):
+        model()
+    assert torch.equal(tiny.sample(model, tiny.inputs(FLUX), STEPS), expected)
+    assert sum(tap_ext.stats(model).models[0].fallbacks.values()) == 1
 
 
 def test_an_interrupt_between_a_lock_and_its_release_blocks_nobody_in_this_thread() -> None:
