@@ -36,8 +36,9 @@ class Recorder(Protocol):
         """
 
 
-_recording = threading.Lock()
-"""Held while anything is recorded: one at a time in a process."""
+_recording = threading.RLock()
+"""Held while anything is recorded: one at a time in a process. Should an interrupt come before it
+is let go of, the thread that was interrupted can still take it again."""
 
 
 class CudaRecorder:
@@ -56,8 +57,9 @@ class CudaRecorder:
         """Why nothing can be recorded now; None: it can."""
         if torch.cuda.is_current_stream_capturing():
             return "a capture is already under way around this step"
-        if _recording.locked():
+        if not _recording.acquire(blocking=False):
             return "another thread is capturing"
+        _recording.release()
         return None
 
     def record(self, function: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:
