@@ -15,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-SANITIZED = [f"tests/ops/test_{name}.py" for name in ("skip_step", "select", "stack_update")]
+KERNELS = ("skip_step", "modulated_skip_step", "select", "stack_update")
+
+SANITIZED = [f"tests/ops/test_{name}.py" for name in KERNELS]
 """The kernels alone: under a sanitizer everything is some hundred times slower."""
 
 
@@ -40,6 +42,7 @@ def parts(out: Path, model: str) -> dict[str, tuple[list[str], int]]:
             tool: ([*sanitizer, "--tool", tool, *pytest, *quick], 60)
             for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
         },
+        "machine code": ([*pytest, "tests/test_cuda_code.py"], 90),
     }
 
 

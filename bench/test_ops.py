@@ -40,6 +40,7 @@ class Inputs:
         self.rows = torch.randn(CANDIDATES, PLANES, device=device)
         self.rows[:, 0] = 1
         self.gaps = torch.arange(1.0, PLANES, device=device)
+        self.shift, self.scale = normal(2, shape.B, shape.D)
         tokens = feature[:2]
         self.index = torch.randint(CANDIDATES, tokens, dtype=torch.int32, device=device)
         self.distance = torch.empty(tokens, device=device)
@@ -108,7 +109,47 @@ def skip_step(x: Inputs) -> Case:
     )
 
 
-CASES = (stack_update, predict, cosine_argmin, gather_rows, select, skip_step)
+def modulated_skip_step(x: Inputs) -> Case:
+    """Against a skip step that is given its probe, and what writes that one."""
+    width = (x.base.shape[-1],)
+
+    def twin() -> Tensor:
+        normed = torch.nn.functional.layer_norm(x.base, width, eps=1e-6)
+        probe = normed * (1 + x.scale[:, None]) + x.shift[:, None]
+        index, _ = reference.select_materialised(x.stack, probe, x.rows)
+        return reference.gather_rows(x.residual, x.rows, index, x.base)
+
+    return Case(
+        lambda: ops.modulated_skip_step_(
+            x.out, x.index, x.stack, x.base, x.shift, x.scale, x.residual, x.rows
+        ),
+        twin,
+        (2 * PLANES + 2) * x.plane,
+    )
+
+
+def written_skip_step(x: Inputs) -> Case:
+    """``skip_step`` after torch's own LayerNorm and modulation: what the op before replaces."""
+    width = (x.base.shape[-1],)
+
+    def op() -> None:
+        normed = torch.nn.functional.layer_norm(x.base, width, eps=1e-6)
+        probe = normed * (1 + x.scale[:, None]) + x.shift[:, None]
+        ops.skip_step_(x.out, x.index, x.stack, probe, x.residual, x.base, x.rows)
+
+    return Case(op, modulated_skip_step(x).twin, (2 * PLANES + 2) * x.plane)
+
+
+CASES = (
+    stack_update,
+    predict,
+    cosine_argmin,
+    gather_rows,
+    select,
+    skip_step,
+    modulated_skip_step,
+    written_skip_step,
+)
 
 
 def seconds(call: Callable[[], object], device: str) -> float:

@@ -8,6 +8,7 @@ catches does not depend on which of the two runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -145,6 +146,46 @@ def skip_step_(
     gram_metric(op, metric)
 
 
+def modulated_skip_step_(
+    out: Tensor,
+    index: Tensor,
+    probe_stack: Tensor,
+    hidden: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    residual_stack: Tensor,
+    rows: Tensor,
+    eps: float = 1e-6,
+    metric: str = "cosine",
+    add: bool = True,
+    dtypes: Sequence[torch.dtype] = STORAGE_DTYPES,
+) -> None:
+    """Check the arguments of ``modulated_skip_step_``."""
+    op, stack = "modulated_skip_step_", "probe_stack"
+    _stack(op, stack, probe_stack, dtypes)
+    _scored(op, stack, probe_stack)
+    _feature(op, "hidden", hidden, stack, probe_stack)
+    batches, channels = probe_stack.shape[1], probe_stack.shape[3]
+    _like(op, "shift", shift, (batches, channels), stack, probe_stack)
+    _like(op, "scale", scale, (batches, channels), stack, probe_stack)
+    _like(op, "residual_stack", residual_stack, tuple(probe_stack.shape), stack, probe_stack)
+    _feature(op, "out", out, stack, probe_stack)
+    _per_token(op, "index", index, torch.int32, stack, probe_stack)
+    _rows(op, rows, stack, probe_stack)
+    not_negative(op, "eps", eps)
+    gram_metric(op, metric)
+
+
+def not_negative(op: str, name: str, value: float) -> None:
+    """Check a number.
+
+    Raises:
+        ValueError: it is negative, infinite or NaN.
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"tap_ext::{op}: {name} must be finite and at least 0, got {value:.6f}")
+
+
 def any_metric(op: str, metric: str) -> None:
     """Check a metric of materialised candidates.
 
@@ -234,10 +275,17 @@ def _scored(op: str, name: str, stack: Tensor) -> None:
 
 def _feature(op: str, name: str, feature: Tensor, stack_name: str, stack: Tensor) -> None:
     """Check (B, N, D) against the stack it belongs to."""
-    _shape(op, name, feature, tuple(stack.shape[1:]), stack_name)
-    _dtype(op, name, feature, stack.dtype, stack_name)
-    _device(op, name, feature, stack_name, stack)
-    _last_axis(op, name, feature)
+    _like(op, name, feature, tuple(stack.shape[1:]), stack_name, stack)
+
+
+def _like(
+    op: str, name: str, tensor: Tensor, shape: tuple[int, ...], stack_name: str, stack: Tensor
+) -> None:
+    """Check a shape, and dtype and device against the stack it belongs to."""
+    _shape(op, name, tensor, shape, stack_name)
+    _dtype(op, name, tensor, stack.dtype, stack_name)
+    _device(op, name, tensor, stack_name, stack)
+    _last_axis(op, name, tensor)
 
 
 def _per_token(

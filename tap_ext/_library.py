@@ -124,6 +124,14 @@ OPS = (
         _no_outputs,
         reference.skip_step_,
     ),
+    _Op(
+        "modulated_skip_step_(Tensor(a!) out, Tensor(b!) index, Tensor probe_stack, Tensor hidden,"
+        " Tensor shift, Tensor scale, Tensor residual_stack, Tensor rows, float eps=1e-6,"
+        ' str metric="cosine", bool add=True) -> ()',
+        checks.modulated_skip_step_,
+        _no_outputs,
+        reference.modulated_skip_step_,
+    ),
 )
 
 

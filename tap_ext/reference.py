@@ -18,6 +18,8 @@ from tap_ext import _checks as checks
 __all__ = [
     "cosine_argmin",
     "gather_rows",
+    "modulate",
+    "modulated_skip_step_",
     "predict",
     "select",
     "select_materialised",
@@ -138,6 +140,65 @@ def skip_step_(
     out.copy_(_combine(residual_stack.unbind(), rows[index.long()], hidden))
 
 
+def modulated_skip_step_(
+    out: Tensor,
+    index: Tensor,
+    probe_stack: Tensor,
+    hidden: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    residual_stack: Tensor,
+    rows: Tensor,
+    eps: float = 1e-6,
+    metric: str = "cosine",
+    add: bool = True,
+) -> None:
+    """``skip_step_`` on the probe of ``hidden``; see ``ops.modulated_skip_step_``."""
+    checks.modulated_skip_step_(
+        out,
+        index,
+        probe_stack,
+        hidden,
+        shift,
+        scale,
+        residual_stack,
+        rows,
+        eps,
+        metric,
+        add,
+        dtypes=checks.REFERENCE_DTYPES,
+    )
+    checks.distinct(
+        "modulated_skip_step_",
+        "out",
+        out,
+        probe_stack=probe_stack,
+        hidden=hidden,
+        shift=shift,
+        scale=scale,
+        residual_stack=residual_stack,
+    )
+    probe = _modulate(hidden, shift, scale, eps)
+    index.copy_(_select(probe_stack, probe, rows, metric)[0])
+    base = hidden if add else None
+    out.copy_(_combine(residual_stack.unbind(), rows[index.long()], base))
+
+
+def modulate(hidden: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without weights, scaled and shifted: the probe of ``modulated_skip_step_``.
+
+    Args:
+        hidden: (B, N, D).
+        shift: (B, D).
+        scale: (B, D).
+        eps: added to the variance over a token's channels.
+
+    Returns:
+        (B, N, D), rounded once, to the dtype of ``hidden``.
+    """
+    return _modulate(hidden, shift, scale, eps).to(hidden.dtype)
+
+
 def select_materialised(
     stack: Tensor, target: Tensor, rows: Tensor, metric: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
@@ -152,6 +213,14 @@ def select_materialised(
 def _wide(tensor: Tensor) -> Tensor:
     """In the dtype of all arithmetic."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _modulate(hidden: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Not yet rounded."""
+    wide = _wide(hidden)
+    centred = wide - wide.mean(-1, keepdim=True)
+    normed = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return normed * (1 + _wide(scale)[:, None]) + _wide(shift)[:, None]
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 #include "bindings/checks.h"
 
+#include <cmath>
 #include <stdexcept>
 
 #include "kernels/args.h"
@@ -136,12 +137,28 @@ void Checks::companion(Argument stack, Argument like) const {
   device(stack, like);
 }
 
+void Checks::like(Argument stack, Argument like) const {
+  const Tensor& tensor = like.tensor;
+  shape(stack, {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)}, to_match(like));
+  dtype(stack, tensor.scalar_type(), to_match(like));
+  device(stack, like);
+  last_axis(stack);
+}
+
 void Checks::feature(Argument feature, Argument stack) const {
   const Tensor& tensor = stack.tensor;
   shape(feature, {tensor.size(1), tensor.size(2), tensor.size(3)}, to_match(stack));
   dtype(feature, tensor.scalar_type(), to_match(stack));
   device(feature, stack);
   last_axis(feature);
+}
+
+void Checks::per_batch(Argument values, Argument stack) const {
+  const Tensor& tensor = stack.tensor;
+  shape(values, {tensor.size(1), tensor.size(3)}, to_match(stack));
+  dtype(values, tensor.scalar_type(), to_match(stack));
+  device(values, stack);
+  last_axis(values);
 }
 
 void Checks::per_token(Argument values, ScalarType expected, Argument stack) const {
@@ -188,6 +205,16 @@ Metric Checks::gram_metric(const std::string& metric) const {
   const char* remedy = metric == "l1" ? "; use predict and cosine_argmin for l1" : "";
   throw std::invalid_argument(
       join("tap_ext::", op_, ": metric must be cosine or l2, got '", metric, "'", remedy));
+}
+
+void Checks::not_negative(const char* name, double value) const {
+  if (!(std::isfinite(value) && value >= 0)) {
+    throw std::invalid_argument(join("tap_ext::", op_, ": ", name,
+                                     " must be finite and at least 0, got ",
+                                     std::isnan(value)   ? "nan"
+                                     : std::isinf(value) ? (value < 0 ? "-inf" : "inf")
+                                                         : std::to_string(value)));
+  }
 }
 
 void Checks::distinct(Argument written, std::initializer_list<Argument> others) const {

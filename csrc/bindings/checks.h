@@ -41,8 +41,14 @@ class Checks {
   /// `stack` and `like` agree in B, N, dtype and device; their D may differ.
   void companion(Argument stack, Argument like) const;
 
+  /// `stack` agrees with `like` in shape, dtype and device.
+  void like(Argument stack, Argument like) const;
+
   /// (B, N, D) of the stack's dtype, on its device.
   void feature(Argument feature, Argument stack) const;
+
+  /// (B, D) of the stack's dtype, on its device: the same for all tokens of a batch row.
+  void per_batch(Argument values, Argument stack) const;
 
   /// Contiguous (B, N) of `dtype`, on the stack's device.
   void per_token(Argument values, ScalarType dtype, Argument stack) const;
@@ -57,6 +63,9 @@ class Checks {
 
   /// A metric of candidates that are never built.
   Metric gram_metric(const std::string& metric) const;
+
+  /// Finite and not negative.
+  void not_negative(const char* name, double value) const;
 
   /// `written` shares no memory, by address range, with itself or with `others`.
   void distinct(Argument written, std::initializer_list<Argument> others) const;

@@ -34,6 +34,9 @@ Stack stack_view(const Tensor& tensor) {
   return {tensor.data_ptr(), tensor.stride(0), tensor.stride(1), tensor.stride(2)};
 }
 
+/// (B, D): every token of a batch row finds the same.
+Features per_batch_view(const Tensor& tensor) { return {tensor.data_ptr(), tensor.stride(0), 0}; }
+
 Rows rows_view(const Tensor& tensor) {
   return {tensor.const_data_ptr<float>(), tensor.size(0), tensor.stride(0)};
 }
@@ -112,10 +115,11 @@ Tensor predict(const Tensor& stack, const Tensor& rows) {
 std::string taken(StringHandle handle) {
   size_t length = 0;
   const char* data = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+  // The macro that checks such calls has another name in every other torch.
+  STD_TORCH_CHECK(torch_string_length(handle, &length) == TORCH_SUCCESS, "a string without length");
+  STD_TORCH_CHECK(torch_string_c_str(handle, &data) == TORCH_SUCCESS, "a string without text");
   std::string text(data, length);
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+  STD_TORCH_CHECK(torch_delete_string(handle) == TORCH_SUCCESS, "a string that stays");
   return text;
 }
 
@@ -248,6 +252,48 @@ void skip_step_(const Tensor& out, const Tensor& index, const Tensor& probe_stac
       TAP_KERNELS(skip_step));
 }
 
+void modulated_skip_step_(const Tensor& out, const Tensor& index, const Tensor& probe_stack,
+                          const Tensor& hidden, const Tensor& shift, const Tensor& scale,
+                          const Tensor& residual_stack, const Tensor& rows, double eps,
+                          StringHandle metric_text, bool add) {
+  const std::string metric = taken(metric_text);
+  const Checks checks("modulated_skip_step_");
+  const DType dtype = checks.stack({"probe_stack", probe_stack});
+  checks.scored({"probe_stack", probe_stack});
+  checks.feature({"hidden", hidden}, {"probe_stack", probe_stack});
+  checks.per_batch({"shift", shift}, {"probe_stack", probe_stack});
+  checks.per_batch({"scale", scale}, {"probe_stack", probe_stack});
+  checks.like({"residual_stack", residual_stack}, {"probe_stack", probe_stack});
+  checks.feature({"out", out}, {"probe_stack", probe_stack});
+  checks.per_token({"index", index}, ScalarType::Int, {"probe_stack", probe_stack});
+  checks.rows({"rows", rows}, {"probe_stack", probe_stack});
+  checks.not_negative("eps", eps);
+  const Metric by = checks.gram_metric(metric);
+  checks.distinct({"out", out}, {{"probe_stack", probe_stack},
+                                 {"hidden", hidden},
+                                 {"shift", shift},
+                                 {"scale", scale},
+                                 {"residual_stack", residual_stack}});
+  const ModulatedSkipStepArgs args{.dtype = dtype,
+                                   .metric = by,
+                                   .planes = probe_stack.size(0),
+                                   .batches = probe_stack.size(1),
+                                   .tokens = probe_stack.size(2),
+                                   .channels = probe_stack.size(3),
+                                   .probe_stack = stack_view(probe_stack),
+                                   .hidden = features_view(hidden),
+                                   .shift = per_batch_view(shift),
+                                   .scale = per_batch_view(scale),
+                                   .residual_stack = stack_view(residual_stack),
+                                   .rows = rows_view(rows),
+                                   .eps = static_cast<float>(eps),
+                                   .add = add,
+                                   .out = features_view(out),
+                                   .index = index.mutable_data_ptr<int32_t>()};
+  run("modulated_skip_step_", args, out, 2 * args.planes * args.channels,
+      TAP_KERNELS(modulated_skip_step));
+}
+
 void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("stack_update_", TORCH_BOX(&stack_update_));
   m.impl("predict", TORCH_BOX(&predict));
@@ -256,6 +302,7 @@ void implement(torch::stable::detail::StableLibrary& m) {
   m.impl("select", TORCH_BOX(&select));
   m.impl("select.out", TORCH_BOX(&select_out));
   m.impl("skip_step_", TORCH_BOX(&skip_step_));
+  m.impl("modulated_skip_step_", TORCH_BOX(&modulated_skip_step_));
 }
 
 }  // namespace
@@ -277,6 +324,10 @@ STABLE_TORCH_LIBRARY(tap_ext, m) {
   m.def(
       "skip_step_(Tensor(a!) out, Tensor(b!) index, Tensor probe_stack, Tensor probe,"
       " Tensor residual_stack, Tensor? hidden, Tensor rows, str metric=\"cosine\") -> ()");
+  m.def(
+      "modulated_skip_step_(Tensor(a!) out, Tensor(b!) index, Tensor probe_stack, Tensor hidden,"
+      " Tensor shift, Tensor scale, Tensor residual_stack, Tensor rows,"
+      " float eps=1e-6, str metric=\"cosine\", bool add=True) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tap_ext, CPU, m) { tap::bindings::implement(m); }

@@ -332,13 +332,52 @@ void skip_step(Bytes bytes, const Sizes& z, const Kernels& kernels, Isa isa) {
   if (!out.same(gathered)) fail("makes other values than gather_rows", "skip_step", isa);
 }
 
+void modulated_skip_step(Bytes bytes, const Sizes& z, const Kernels& kernels, Isa isa) {
+  Array probes(bytes, z.dtype, z.planes, z.batches, z.tokens, z.channels, z.any);
+  Array residuals(bytes, z.dtype, z.planes, z.batches, z.tokens, z.channels, z.any);
+  Array hidden(bytes, z.dtype, 1, z.batches, z.tokens, z.channels, z.any);
+  Array shift(bytes, z.dtype, 1, z.batches, 1, z.channels, z.any);
+  Array scale(bytes, z.dtype, 1, z.batches, 1, z.channels, z.any);
+  RowTable rows(bytes, z.count, z.planes, z.any);
+  const Metric metric = bytes.chance() ? Metric::kL2 : Metric::kCosine;
+  const bool add = bytes.chance();
+  const float eps = bytes.chance() ? 1e-6f : 0.0f;
+  Bytes none(nullptr, 0);
+  Array out(none, z.dtype, 1, z.batches, z.tokens, z.channels, false);
+  Array gathered = out, whole = out;
+  std::vector<int32_t> index(z.batches * z.tokens, -1), whole_index = index;
+  tap::Features shifts = shift.features(), scales = scale.features();
+  shifts.token_stride = scales.token_stride = 0;
+  auto args = [&](Array& to, std::vector<int32_t>& chosen) {
+    return tap::ModulatedSkipStepArgs{z.dtype,  metric,     z.planes,          z.batches,
+                                      z.tokens, z.channels, probes.stack(),    hidden.features(),
+                                      shifts,   scales,     residuals.stack(), rows.view(),
+                                      eps,      add,        to.features(),     chosen.data()};
+  };
+  run(kernels.modulated_skip_step, args(out, index), z.cut);
+  run(kernels.modulated_skip_step, args(whole, whole_index), 0);
+  if (index != whole_index || !out.same(whole)) {
+    fail("depends on the split", "modulated_skip_step", isa);
+  }
+  if (!within(index, z.count)) fail("no such row", "modulated_skip_step", isa);
+  if (!out.between_untouched()) fail("writes between tokens", "modulated_skip_step", isa);
+  if (!z.any && !out.finite()) fail("not finite", "modulated_skip_step", isa);
+  run(kernels.gather_rows,
+      tap::GatherRowsArgs{z.dtype, z.planes, z.batches, z.tokens, z.channels, residuals.stack(),
+                          rows.view(), index.data(), add ? hidden.features() : tap::Features{},
+                          gathered.features()},
+      0);
+  if (!out.same(gathered)) fail("makes other values than gather_rows", "modulated_skip_step", isa);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using Op = void (*)(Bytes, const Sizes&, const Kernels&, Isa);
-  constexpr Op kOps[] = {stack_update, predict, cosine_argmin, gather_rows, select, skip_step};
+  constexpr Op kOps[] = {stack_update, predict,   cosine_argmin,      gather_rows,
+                         select,       skip_step, modulated_skip_step};
   Bytes bytes(data, size);
-  const Op op = kOps[bytes.between(0, 5)];
+  const Op op = kOps[bytes.between(0, 6)];
   Sizes z;
   z.dtype = static_cast<DType>(bytes.between(0, 2));
   z.any = bytes.chance();

@@ -109,4 +109,23 @@ struct SkipStepArgs {
   int32_t* index = nullptr;   ///< (B, N) contiguous, written
 };
 
+/// skip_step whose probe is made of the hidden state as it is needed, and never written:
+/// probe = (hidden - mean) / sqrt(variance + eps) * (1 + scale) + shift, in float32, with mean and
+/// (biased) variance over a token's channels.
+struct ModulatedSkipStepArgs {
+  DType dtype;
+  Metric metric;  ///< kCosine or kL2
+  int64_t planes, batches, tokens, channels;
+  Stack probe_stack;         ///< read
+  Features hidden;           ///< read
+  Features shift;            ///< (B, D), read: the same for all tokens, its token_stride is 0
+  Features scale;            ///< (B, D), read; likewise
+  Stack residual_stack;      ///< read
+  Rows rows;                 ///< read
+  float eps = 0;             ///< at least 0
+  bool add = true;           ///< out = hidden + the prediction; else the prediction alone
+  Features out;              ///< written
+  int32_t* index = nullptr;  ///< (B, N) contiguous, written
+};
+
 }  // namespace tap

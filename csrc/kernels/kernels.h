@@ -15,6 +15,7 @@ void cosine_argmin_range(const CosineArgminArgs& args, int64_t begin, int64_t en
 void gather_rows_range(const GatherRowsArgs& args, int64_t begin, int64_t end);
 void select_range(const SelectArgs& args, int64_t begin, int64_t end);
 void skip_step_range(const SkipStepArgs& args, int64_t begin, int64_t end);
+void modulated_skip_step_range(const ModulatedSkipStepArgs& args, int64_t begin, int64_t end);
 
 // ---- CUDA: the whole op, enqueued on `stream` (a cudaStream_t) of the current device. Nothing is
 // allocated, synchronised or read back.
@@ -30,5 +31,6 @@ Status cosine_argmin_cuda(const CosineArgminArgs& args, void* stream);
 Status gather_rows_cuda(const GatherRowsArgs& args, void* stream);
 Status select_cuda(const SelectArgs& args, void* stream);
 Status skip_step_cuda(const SkipStepArgs& args, void* stream);
+Status modulated_skip_step_cuda(const ModulatedSkipStepArgs& args, void* stream);
 
 }  // namespace tap

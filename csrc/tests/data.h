@@ -81,6 +81,21 @@ Sums sums_of(int64_t channels, U u, V v) {
   return sums;
 }
 
+/// The probe of hidden state `h` by definition: one token's LayerNorm, scaled and shifted.
+template <typename H, typename Shift, typename Scale>
+std::vector<double> modulated(int64_t channels, double eps, H h, Shift shift, Scale scale) {
+  long double total = 0, squares = 0;
+  for (int64_t d = 0; d < channels; ++d) total += h(d);
+  const long double mean = total / channels;
+  for (int64_t d = 0; d < channels; ++d) squares += (h(d) - mean) * (h(d) - mean);
+  const long double deviation = sqrtl(squares / channels + static_cast<float>(eps));
+  std::vector<double> probe(channels);
+  for (int64_t d = 0; d < channels; ++d) {
+    probe[d] = static_cast<double>((h(d) - mean) / deviation * (1 + scale(d)) + shift(d));
+  }
+  return probe;
+}
+
 /// A distance by definition, and what float32 arithmetic may be off by.
 struct Distance {
   double value, slack;

@@ -232,6 +232,110 @@ void test_rows(const Kernels& kernels, const Shape& shape) {
   }
 }
 
+/// skip_step on the probe that the hidden state would have, which no op was given.
+template <typename T>
+void test_modulated(const Kernels& kernels, const Shape& shape, bool add) {
+  const auto [S, M, B, N, D] = shape;
+  constexpr double kEps = 1e-6;
+  Array<T> stack(S, B, N, D), residual(S, B, N, D), hidden(1, B, N, D), out(1, B, N, D);
+  Array<T> shift(1, B, 1, D), scale(1, B, 1, D);
+  hidden.fill([](auto...) { return 3 + 2 * normal(); });
+  shift.fill_normal();
+  scale.fill_normal();
+  residual.fill_normal();
+  const auto probe_of = [&](int64_t b, int64_t n) {
+    return modulated(
+        D, kEps, [&](int64_t d) { return hidden.value(0, b, n, d); },
+        [&](int64_t d) { return shift.value(0, b, 0, d); },
+        [&](int64_t d) { return scale.value(0, b, 0, d); });
+  };
+  std::vector<std::vector<double>> probes;
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t n = 0; n < N; ++n) probes.push_back(probe_of(b, n));
+  }
+  stack.fill([&](int64_t p, int64_t b, int64_t n, int64_t d) {
+    return p == 0 ? static_cast<float>(probes[b * N + n][d]) + 0.3f * normal() : normal();
+  });
+  RowTable rows(M, S);
+  for (const Metric metric : {Metric::kCosine, Metric::kL2}) {
+    const std::string where = shape.text() + " modulated " + (metric == Metric::kL2 ? "l2" : "cos");
+    std::vector<int32_t> index(B * N, -1);
+    tap::Features shifts = shift.features(), scales = scale.features();
+    shifts.token_stride = scales.token_stride = 0;
+    run(kernels.modulated_skip_step,
+        tap::ModulatedSkipStepArgs{kDType<T>, metric, S, B, N, D, stack.stack(), hidden.features(),
+                                   shifts, scales, residual.stack(), rows.view(), kEps, add,
+                                   out.features(), index.data()});
+    CHECK(out.gaps_untouched(), "%s", where.c_str());
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t n = 0; n < N; ++n) {
+        const int64_t token = b * N + n;
+        const auto u = [&](int64_t d) { return probes[token][d]; };
+        const auto norm = [&](auto channel) {
+          double sum = 0;
+          for (int64_t d = 0; d < D; ++d) sum += channel(d) * channel(d);
+          return std::sqrt(sum);
+        };
+        std::vector<Distance> distances;
+        for (int64_t m = 0; m < M; ++m) {
+          double size = norm(u);
+          for (int64_t s = 0; s < S; ++s) {
+            const double weight = std::fabs(rows.at(m, s));
+            size += weight * norm([&](int64_t d) { return stack.value(s, b, n, d); });
+          }
+          distances.push_back(defined_distance(metric, D, size, u, [&](int64_t d) {
+            return candidate_value(stack, rows, m, b, n, d);
+          }));
+        }
+        const int32_t chosen = std::clamp<int32_t>(index[token], 0, M - 1);
+        check_choice(distances, index[token], distances[chosen].value, where);
+        for (int64_t d = 0; d < D; ++d) {
+          const double expected = (add ? hidden.value(0, b, n, d) : 0) +
+                                  candidate_value(residual, rows, chosen, b, n, d);
+          CHECK(tap::tests::close(out.value(0, b, n, d), expected, 2e-5, kRounding<T>),
+                "%s: %g, not %g", where.c_str(), out.value(0, b, n, d), expected);
+        }
+      }
+    }
+  }
+}
+
+/// A NaN in one token's hidden state leaves it row 0, and every other token as it was.
+template <typename T>
+void test_modulated_nan(const Kernels& kernels) {
+  constexpr int64_t S = 2, M = 5, D = 37, N = 5;
+  Array<T> stack(S, 1, N, D), hidden(1, 1, N, D), shift(1, 1, 1, D), out(1, 1, N, D);
+  stack.fill_normal();
+  hidden.fill_normal();
+  shift.fill_normal();
+  RowTable rows(M, S);
+  std::vector<int32_t> clean(N), index(N);
+  tap::ModulatedSkipStepArgs args{kDType<T>,
+                                  Metric::kCosine,
+                                  S,
+                                  1,
+                                  N,
+                                  D,
+                                  stack.stack(),
+                                  hidden.features(),
+                                  shift.features(),
+                                  shift.features(),
+                                  stack.stack(),
+                                  rows.view(),
+                                  1e-6,
+                                  false,
+                                  out.features(),
+                                  clean.data()};
+  args.shift.token_stride = args.scale.token_stride = 0;
+  run(kernels.modulated_skip_step, args);
+  hidden.at(0, 0, 1, D - 1) = tap::from_float<T>(NAN);
+  args.index = index.data();
+  run(kernels.modulated_skip_step, args);
+  for (int n = 0; n < N; ++n) {
+    CHECK(index[n] == (n == 1 ? 0 : clean[n]), "token %d takes row %d", n, index[n]);
+  }
+}
+
 /// Rows that are equal, or equally far, give the lowest of them; at the head of a vector, in its
 /// tail, and beyond.
 template <typename T>
@@ -354,8 +458,11 @@ void test_dtype(const Kernels& kernels) {
       const Shape shape{planes, 5, 2, 3, channels};
       test_stack_update<T>(kernels, shape, channels % 2);
       test_rows<T>(kernels, shape);
+      test_modulated<T>(kernels, shape, channels % 2);
     }
   }
+  test_modulated<T>(kernels, {3, 2, 1, 0, 8}, true);
+  test_modulated_nan<T>(kernels);
   test_stack_update<T>(kernels, {3, 1, 0, 4, 8}, true);
   test_rows<T>(kernels, {3, 2, 1, 0, 8});
   test_rows<T>(kernels, {3, 70, 1, 2, 33});

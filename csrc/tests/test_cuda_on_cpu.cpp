@@ -234,6 +234,63 @@ void test_rows(const Case& c) {
   }
 }
 
+/// skip_step on the probe that the hidden state would have, which no op was given.
+template <typename T>
+void test_modulated(const Case& c, bool add) {
+  const auto [S, M, B, N, D, layout] = c;
+  constexpr double kEps = 1e-6;
+  Array<T> stack(layout, S, B, N, D), residual(layout, S, B, N, D);
+  Array<T> hidden(layout, 1, B, N, D), out(layout, 1, B, N, D);
+  Array<T> shift(layout, 1, B, 1, D), scale(layout, 1, B, 1, D);
+  hidden.fill([](auto...) { return 3 + 2 * normal(); });
+  shift.fill([](auto...) { return 0.3 * normal(); });
+  scale.fill([](auto...) { return 0.3 * normal(); });
+  residual.fill_normal();
+  std::vector<std::vector<double>> probes;
+  for (int64_t b = 0; b < B; ++b) {
+    for (int64_t n = 0; n < N; ++n) {
+      probes.push_back(modulated(
+          D, kEps, [&](int64_t d) { return hidden.value(0, b, n, d); },
+          [&](int64_t d) { return shift.value(0, b, 0, d); },
+          [&](int64_t d) { return scale.value(0, b, 0, d); }));
+    }
+  }
+  stack.fill([&](int64_t p, int64_t b, int64_t n, int64_t d) {
+    return p == 0 ? probes[b * N + n][d] + 0.1 * normal() : normal() / (1.0 + p);
+  });
+  RowTable rows(M, S);
+  for (const Metric metric : {Metric::kCosine, Metric::kL2}) {
+    const std::string where = c.text() + " modulated " + (metric == Metric::kL2 ? "l2" : "cos");
+    std::vector<int32_t> index(B * N, -1);
+    tap::Features shifts = shift.features(), scales = scale.features();
+    shifts.token_stride = scales.token_stride = 0;
+    launch(tap::modulated_skip_step_cuda,
+           tap::ModulatedSkipStepArgs{kDType<T>, metric, S, B, N, D, stack.stack(),
+                                      hidden.features(), shifts, scales, residual.stack(),
+                                      rows.view(), kEps, add, out.features(), index.data()});
+    CHECK(out.only_inside_written(), "%s", where.c_str());
+    for (int64_t b = 0; b < B; ++b) {
+      for (int64_t n = 0; n < N; ++n) {
+        const int64_t t = b * N + n;
+        std::vector<Distance> distances;
+        for (int64_t m = 0; m < M; ++m) {
+          distances.push_back(defined_distance(
+              metric, D, [&](int64_t d) { return probes[t][d]; },
+              [&](int64_t d) { return candidate_value(stack, rows, m, b, n, d); }));
+        }
+        const int32_t chosen = std::clamp<int32_t>(index[t], 0, M - 1);
+        check_choice(distances, index[t], distances[chosen].value, where);
+        for (int64_t d = 0; d < D; ++d) {
+          const double expected = (add ? hidden.value(0, b, n, d) : 0) +
+                                  candidate_value(residual, rows, chosen, b, n, d);
+          CHECK(tap::tests::close(out.value(0, b, n, d), expected, 2e-6, kRounding<T>),
+                "%s: %g, not %g", where.c_str(), out.value(0, b, n, d), expected);
+        }
+      }
+    }
+  }
+}
+
 /// Equal rows give the lowest of them, wherever in the warp they are scored.
 template <typename T>
 void test_ties(int64_t planes, int64_t channels) {
@@ -360,6 +417,16 @@ void test_bits(int64_t planes, int64_t channels) {
                              planes_here.stack(), target_here.features(), planes_here.stack(),
                              target_here.features(), rows.view(), out.features(), index.data()});
     values = out.values();
+    Array<T> shift(layout, 1, 1, 1, channels);
+    shift.fill([&](int64_t, int64_t, int64_t, int64_t d) { return target.value(0, 0, 0, d); });
+    tap::Features row = shift.features();
+    row.token_stride = 0;
+    launch(tap::modulated_skip_step_cuda,
+           tap::ModulatedSkipStepArgs{kDType<T>, Metric::kCosine, planes, 1, tokens, channels,
+                                      planes_here.stack(), target_here.features(), row, row,
+                                      planes_here.stack(), rows.view(), 1e-6f, true, out.features(),
+                                      index.data()});
+    for (const T& value : out.values()) values.push_back(value);
   };
   std::vector<T> all, values;
   std::vector<float> all_distances, distance;
@@ -369,7 +436,9 @@ void test_bits(int64_t planes, int64_t channels) {
     CHECK(same_bits(values, all) && same_bits(distance, all_distances), "S=%d D=%d",
           static_cast<int>(planes), static_cast<int>(channels));
     run(layout, 6, 1, values, distance);
-    const std::vector<T> expected(all.begin() + 6 * channels, all.begin() + 7 * channels);
+    std::vector<T> expected(all.begin() + 6 * channels, all.begin() + 7 * channels);
+    const auto modulated_token = all.begin() + (B * N + 6) * channels;
+    expected.insert(expected.end(), modulated_token, modulated_token + channels);
     CHECK(same_bits(values, expected) && distance[0] == all_distances[6], "S=%d D=%d alone",
           static_cast<int>(planes), static_cast<int>(channels));
   }
@@ -398,18 +467,22 @@ void test_dtype() {
     for (const int64_t planes : {1, 2, 3, 4, 5, 6, 7}) {
       for (const int64_t channels : {1, 7, 64, 333}) {
         test_rows<T>({planes, 11, 2, 3, channels, layout});
+        test_modulated<T>({planes, 11, 2, 3, channels, layout}, channels % 2);
         test_stack_update<T>({planes, 0, 2, 3, channels, layout}, channels % 2);
       }
       for (const int64_t channels : {1536, 3072, 3073}) {
         test_rows<T>({planes, 11, 2, 1, channels, layout});
+        test_modulated<T>({planes, 11, 2, 1, channels, layout}, channels % 2);
         test_stack_update<T>({planes, 0, 2, 1, channels, layout}, channels % 2);
       }
     }
     for (const int64_t count : {1, 64, 100}) test_rows<T>({3, count, 1, 3, 64, layout});
     test_rows<T>({16, 3, 1, 2, 333, layout});
+    test_modulated<T>({3, 5, 1, 1, 6200, layout}, true);  // more than is kept in shared memory
     test_stack_update<T>({16, 0, 1, 2, 333, layout}, true);
   }
   test_rows<T>({3, 2, 1, 0, 8, Layout::kAligned});
+  test_modulated<T>({3, 2, 1, 0, 8, Layout::kAligned}, true);
   test_stack_update<T>({3, 0, 0, 4, 8, Layout::kAligned}, true);
   for (const int64_t planes : {2, 7}) {
     for (const int64_t channels : {70, 1001}) {

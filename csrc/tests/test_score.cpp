@@ -12,6 +12,9 @@ namespace {
 
 using tap::Metric;
 
+// e, D_1, ..., D_{S-1} and u.
+static_assert(tap::basis_size(3) == 4 && tap::gram_size(3) == 10);
+
 /// 1 - cos and |u - v|^2 as they are defined, of a candidate that is built.
 struct Distances {
   long double cosine, l2;

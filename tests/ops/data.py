@@ -124,6 +124,19 @@ def arguments(op: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> dict
                 "hidden": h["base"],
                 "rows": rows,
             }
+        case "modulated_skip_step_":
+            generator = torch.Generator().manual_seed(1)
+            parts = torch.randn(sizes.B, 3, sizes.D, generator=generator).to(dtype)
+            return {
+                "out": torch.zeros_like(target),
+                "index": index,
+                "probe_stack": stack,
+                "hidden": target,
+                "shift": parts[:, 0],
+                "scale": parts[:, 1],
+                "residual_stack": stack.flip(0).contiguous(),
+                "rows": rows,
+            }
     raise AssertionError(op)
 
 
@@ -135,6 +148,7 @@ OPS = (
     "select",
     "select_out",
     "skip_step_",
+    "modulated_skip_step_",
 )
 
 

@@ -156,6 +156,27 @@ def row_distances(stack: Tensor, target: Tensor, rows: Tensor, metric: str) -> D
     return _distances(v, u, spread, metric)
 
 
+def modulated(hidden: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Array:
+    """LayerNorm without weights, scaled and shifted per batch row, (B, N, D)."""
+    x = numbers(hidden)
+    normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + np.float32(eps))
+    return normed * (1 + numbers(scale)[:, None]) + numbers(shift)[:, None]
+
+
+def modulated_distances(stack: Tensor, u: Array, rows: Tensor, metric: str) -> Distances:
+    """``row_distances`` from a float64 probe (B, N, D) that float32 has to make for itself.
+
+    It gets there up to about as many roundings as an inner product takes: its mean and variance
+    are sums over the channels.
+    """
+    planes, weights = numbers(stack), numbers(rows)
+    v = np.stack([_combine(planes, row) for row in weights])
+    basis = np.stack([_norm(u - planes[0]), *_norm(planes[1:]), _norm(u)])
+    c = np.abs(np.concatenate([weights, 1 - weights[:, :1]], axis=1))
+    spread = np.stack([_combine(basis, row) for row in c]) + _norm(u)
+    return _distances(v, u, spread, metric)
+
+
 def _distances(v: Array, u: Array, spread: Array, metric: str) -> Distances:
     """Distances of v (M, B, N, D) from u (B, N, D).
 

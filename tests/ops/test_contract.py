@@ -22,15 +22,18 @@ FEATURES = {
     "select": ("target",),
     "select_out": ("target",),
     "skip_step_": ("probe", "hidden", "out"),
+    "modulated_skip_step_": ("hidden", "out"),
 }
 STACKS = {
     "cosine_argmin": ("candidates",),
     "skip_step_": ("probe_stack", "residual_stack"),
+    "modulated_skip_step_": ("probe_stack",),
 }
 PER_TOKEN = {
     "gather_rows": ("index",),
     "select_out": ("index", "distance"),
     "skip_step_": ("index",),
+    "modulated_skip_step_": ("index",),
 }
 
 
@@ -72,7 +75,8 @@ def test_the_arguments_that_the_rest_of_this_file_spoils_are_valid(
 @pytest.mark.parametrize(("name", "argument"), of(FEATURES))
 def test_features(op: ModuleType, name: str, argument: str) -> None:
     stack = {"candidates", "stack", "residual_stack"} & arguments(name, SIZES).keys()
-    like = "probe_stack" if argument == "probe" else stack.pop()
+    of_probe = argument == "probe" or name == "modulated_skip_step_"
+    like = "probe_stack" if of_probe else stack.pop()
 
     def refuse(bad: Tensor, sentence: str) -> None:
         refuses(op, name, argument, bad, sentence)
@@ -105,7 +109,9 @@ def test_stacks(op: ModuleType, name: str, argument: str) -> None:
 
 @pytest.mark.parametrize(("name", "argument"), of(PER_TOKEN))
 def test_values_per_token(op: ModuleType, name: str, argument: str) -> None:
-    like = "residual_stack" if name == "skip_step_" else "stack"
+    like = {"skip_step_": "residual_stack", "modulated_skip_step_": "probe_stack"}.get(
+        name, "stack"
+    )
     dtype, other = torch.int32, torch.int64
     if argument == "distance":
         dtype, other = torch.float32, torch.float64
@@ -124,7 +130,7 @@ def test_values_per_token(op: ModuleType, name: str, argument: str) -> None:
 
 @pytest.mark.parametrize(("name", "argument"), WITH_ROWS)
 def test_rows(op: ModuleType, name: str, argument: str) -> None:
-    like = "probe_stack" if name == "skip_step_" else "stack"
+    like = "probe_stack" if name.endswith("skip_step_") else "stack"
 
     def refuse(bad: Tensor, sentence: str) -> None:
         refuses(op, name, argument, bad, sentence)
@@ -156,6 +162,40 @@ def test_residual_stack_must_match_probe_stack(op: ModuleType) -> None:
     refuse(torch.zeros(3, 2, 5, 6).half(), "be float32 to match probe_stack, got float16")
 
 
+def test_residual_stack_must_be_as_probe_stack(op: ModuleType) -> None:
+    def refuse(bad: Tensor, sentence: str) -> None:
+        refuses(op, "modulated_skip_step_", "residual_stack", bad, sentence)
+
+    for shape in [(2, 2, 5, 6), (3, 2, 5, 7), (3, 2, 5)]:
+        expected = f"have shape (3, 2, 5, 6) to match probe_stack, got {shape}"
+        refuse(torch.zeros(shape), expected)
+    refuse(torch.zeros(3, 2, 5, 6).half(), "be float32 to match probe_stack, got float16")
+    strided = torch.zeros(3, 2, 5, 12)[..., ::2]
+    refuse(strided, "have a contiguous last axis, got strides (120, 60, 12, 2)")
+
+
+@pytest.mark.parametrize("argument", ["shift", "scale"])
+def test_values_per_batch_row(op: ModuleType, argument: str) -> None:
+    def refuse(bad: Tensor, sentence: str) -> None:
+        refuses(op, "modulated_skip_step_", argument, bad, sentence)
+
+    for shape in [(6,), (1, 6), (2, 5), (2, 1, 6)]:
+        expected = f"have shape (2, 6) to match probe_stack, got {shape}"
+        refuse(torch.zeros(shape), expected)
+    refuse(torch.zeros(2, 6).half(), "be float32 to match probe_stack, got float16")
+    refuse(torch.zeros(6, 2).t(), "have a contiguous last axis, got strides (1, 2)")
+    refuse(torch.zeros(2, 6, device="meta"), "be on cpu to match probe_stack, got meta")
+
+
+@pytest.mark.parametrize("eps", [-1e-3, float("inf"), float("-inf"), float("nan")])
+def test_eps(op: ModuleType, eps: float) -> None:
+    text = f"be finite and at least 0, got {eps:.6f}"
+    refuses(op, "modulated_skip_step_", "eps", eps, text, ValueError)
+    given = arguments("modulated_skip_step_", SIZES)
+    with pytest.raises((ValueError, RuntimeError), match=re.escape(text)):
+        torch.ops.tap_ext.modulated_skip_step_(**given, eps=eps)
+
+
 def test_float64_is_for_the_reference_alone() -> None:
     from tap_ext import ops, reference
 
@@ -169,7 +209,7 @@ def test_float64_is_for_the_reference_alone() -> None:
     assert reference.select(**given)[1].dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["select", "select_out", "skip_step_"])
+@pytest.mark.parametrize("name", ["select", "select_out", "skip_step_", "modulated_skip_step_"])
 def test_more_planes_than_can_be_scored(op: ModuleType, name: str) -> None:
     call = getattr(op, name)
     call(**arguments(name, Sizes(1, 2, 5, 16, 2)))
@@ -181,7 +221,7 @@ def test_more_planes_than_can_be_scored(op: ModuleType, name: str) -> None:
     op.stack_update_(**arguments("stack_update_", many))
 
 
-@pytest.mark.parametrize("name", ["select", "select_out", "skip_step_"])
+@pytest.mark.parametrize("name", ["select", "select_out", "skip_step_", "modulated_skip_step_"])
 def test_metrics_without_candidates(op: ModuleType, name: str) -> None:
     refuses(op, name, "metric", "Cosine", "be cosine or l2, got 'Cosine'", ValueError)
     remedy = "be cosine or l2, got 'l1'; use predict and cosine_argmin for l1"
@@ -217,6 +257,15 @@ def test_out_must_not_share_memory(op: ModuleType, other: str) -> None:
     sentence = f"tap_ext::skip_step_: out must not share memory with {other}, got overlapping"
     with pytest.raises(RuntimeError, match=re.escape(sentence)):
         op.skip_step_(**given)
+
+
+@pytest.mark.parametrize("other", ["probe_stack", "hidden", "shift", "scale", "residual_stack"])
+def test_out_must_not_share_memory_with_what_makes_the_probe(op: ModuleType, other: str) -> None:
+    given = arguments("modulated_skip_step_", Sizes(B=1, N=1, D=6, S=3, M=4))
+    given["out"] = given[other][:1].reshape(1, 1, 6)
+    sentence = f"tap_ext::modulated_skip_step_: out must not share memory with {other}, got overl"
+    with pytest.raises(RuntimeError, match=re.escape(sentence)):
+        op.modulated_skip_step_(**given)
 
 
 @pytest.mark.parametrize("other", ["feature", "minus"])

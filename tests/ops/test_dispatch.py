@@ -27,6 +27,9 @@ SCHEMAS = {
     " Tensor(a!) index, Tensor(b!) distance) -> ()",
     "skip_step_": "skip_step_(Tensor(a!) out, Tensor(b!) index, Tensor probe_stack, Tensor probe,"
     ' Tensor residual_stack, Tensor? hidden, Tensor rows, str metric="cosine") -> ()',
+    "modulated_skip_step_": "modulated_skip_step_(Tensor(a!) out, Tensor(b!) index,"
+    " Tensor probe_stack, Tensor hidden, Tensor shift, Tensor scale, Tensor residual_stack,"
+    ' Tensor rows, float eps=9.9999999999999995e-07, str metric="cosine", bool add=True) -> ()',
 }
 
 
@@ -206,14 +209,16 @@ def test_kernels_of_devices_that_the_library_lacks() -> None:
 
 
 @pytest.mark.cuda
-def test_a_skip_step_is_captured_and_replayed() -> None:
+@pytest.mark.parametrize("name", ["skip_step_", "modulated_skip_step_"])
+def test_a_skip_step_is_captured_and_replayed(name: str) -> None:
     """In a CUDA graph, on its own stream: no allocation, no synchronisation, no host memory."""
-    given = {k: v.cuda() for k, v in arguments("skip_step_", SIZES).items()}
-    ops.skip_step_(**given)
+    given = {k: v.cuda() for k, v in arguments(name, SIZES).items()}
+    op = getattr(ops, name)
+    op(**given)
     expected = given["out"].clone(), given["index"].clone()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        ops.skip_step_(**given)
+        op(**given)
     given["out"].fill_(torch.nan)
     given["index"].fill_(-1)
     graph.replay()
@@ -222,17 +227,19 @@ def test_a_skip_step_is_captured_and_replayed() -> None:
 
 
 @pytest.mark.cuda
-def test_runs_on_the_current_stream() -> None:
-    given = {k: v.cuda() for k, v in arguments("skip_step_", SIZES).items()}
+@pytest.mark.parametrize("name", ["skip_step_", "modulated_skip_step_"])
+def test_runs_on_the_current_stream(name: str) -> None:
+    given = {k: v.cuda() for k, v in arguments(name, SIZES).items()}
+    op = getattr(ops, name)
     expected = torch.empty_like(given["out"])
-    ops.skip_step_(**given | {"out": expected})
+    op(**given | {"out": expected})
     stream = torch.cuda.Stream()
-    probe = given["probe"].clone()
-    given["probe"].zero_()
+    hidden = given["hidden"].clone()
+    given["hidden"].zero_()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(10_000_000)
-        given["probe"].copy_(probe)
-        ops.skip_step_(**given)
+        given["hidden"].copy_(hidden)
+        op(**given)
     stream.synchronize()
     assert torch.equal(given["out"], expected)

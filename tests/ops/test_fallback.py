@@ -27,6 +27,11 @@ with warnings.catch_warnings(record=True) as caught:
     out, index = torch.empty(1, 3, 4), torch.empty(1, 3, dtype=torch.int32)
     rows = torch.tensor([[1.0, 2.0], [1.0, 1.0], [1.0, 0.0]])
     ops.skip_step_(out, index, stack, torch.full((1, 3, 4), 5.5), stack, None, rows, "l2")
+    hidden, shift = torch.ones(1, 3, 4), torch.full((1, 4), 5.5)  # no variance: the probe is 5.5
+    fused = torch.empty_like(out)
+    given = stack, hidden, shift, shift, stack, rows
+    ops.modulated_skip_step_(fused, index.fill_(0), *given, metric="l2", add=False)
+    assert torch.equal(fused, out)
     status = ops.library_status()
 print(out.unique().tolist(), index.unique().tolist())
 print(status.compiled, status.cuda, status.reason)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tap_ext import ops
-from tests.ops import oracle
+from tests.ops import modulated, oracle
 from tests.ops.data import DTYPES, LAYOUTS, OPS, Sizes, arguments, history, strided
 
 SIZES = st.builds(
@@ -62,6 +62,22 @@ def test_skip_step(
     assert torch.equal(index, chosen)
     oracle.row_distances(stack, target, rows, metric).assert_chosen(index, distance)
     oracle.gather_rows(residual["stack"], rows, index, base).assert_rounded(out)
+
+
+@given(
+    SIZES,
+    st.sampled_from(DTYPES),
+    st.sampled_from(LAYOUTS),
+    SEEDS,
+    st.sampled_from(["cosine", "l2"]),
+    st.booleans(),
+)
+def test_modulated_skip_step(
+    sizes: Sizes, dtype: torch.dtype, layout: str, seed: int, metric: str, add: bool
+) -> None:
+    given = modulated.step(sizes, dtype, "cpu", layout, seed)
+    out, index = modulated.run(ops, given, metric, add=add)
+    modulated.verify(given, out, index, metric, add=add)
 
 
 @given(SIZES, st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), SEEDS)

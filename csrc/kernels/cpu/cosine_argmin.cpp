@@ -11,7 +11,7 @@ double absolute_distance(const ScoredToken<T>& token) {
   double total = 0;
   sum_channels<1, Sum>(token.channels, &total,
                        [&](Sum& sum, int64_t channel, auto read) TAP_INLINE_LAMBDA {
-                         const Vec d = read(token.target + channel) - read(token.stack + channel);
+                         const Vec d = token.target(channel, read) - read(token.stack + channel);
                          sum.products[0] += d < 0 ? -d : d;
                        });
   return total;
@@ -34,8 +34,8 @@ void cosine_argmin(const CosineArgminArgs& args, int64_t begin, int64_t end) {
       const T* target = token_data<const T>(args.target, token, args.tokens);
       Best<double> best;
       for (int64_t m = 0; m < args.count; ++m) {
-        const ScoredToken<T> scored{candidates + m * args.candidates.plane_stride, 0, 1, target,
-                                    args.channels};
+        const ScoredToken<T> scored{
+            candidates + m * args.candidates.plane_stride, 0, 1, {target}, args.channels};
         best.add(candidate_distance(scored, args.metric), static_cast<int32_t>(m));
       }
       args.index[token] = best.index;

@@ -58,4 +58,8 @@ void skip_step_range(const SkipStepArgs& args, int64_t begin, int64_t end) {
   kernels().skip_step(args, begin, end);
 }
 
+void modulated_skip_step_range(const ModulatedSkipStepArgs& args, int64_t begin, int64_t end) {
+  kernels().modulated_skip_step(args, begin, end);
+}
+
 }  // namespace tap

@@ -26,6 +26,7 @@ struct Kernels {
   void (*gather_rows)(const GatherRowsArgs& args, int64_t begin, int64_t end);
   void (*select)(const SelectArgs& args, int64_t begin, int64_t end);
   void (*skip_step)(const SkipStepArgs& args, int64_t begin, int64_t end);
+  void (*modulated_skip_step)(const ModulatedSkipStepArgs& args, int64_t begin, int64_t end);
 };
 
 /// Needs isa_supported(isa).

@@ -17,5 +17,6 @@ void cosine_argmin(const CosineArgminArgs& args, int64_t begin, int64_t end);
 void gather_rows(const GatherRowsArgs& args, int64_t begin, int64_t end);
 void select(const SelectArgs& args, int64_t begin, int64_t end);
 void skip_step(const SkipStepArgs& args, int64_t begin, int64_t end);
+void modulated_skip_step(const ModulatedSkipStepArgs& args, int64_t begin, int64_t end);
 
 }  // namespace tap::cpu::TAP_ISA

@@ -19,6 +19,8 @@ struct Whole {
   TAP_INLINE Vec operator()(const T* source) const {
     return load_ahead(source);
   }
+  /// One in every lane that is read.
+  TAP_INLINE Vec ones() const { return Vec{} + 1; }
 };
 
 struct Part {
@@ -26,6 +28,11 @@ struct Part {
   template <typename T>
   TAP_INLINE Vec operator()(const T* source) const {
     return load_part(source, count);
+  }
+  TAP_INLINE Vec ones() const {
+    Vec lanes{};
+    for (int64_t lane = 0; lane < count; ++lane) lanes[lane] = 1;
+    return lanes;
   }
 };
 

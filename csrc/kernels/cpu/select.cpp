@@ -10,8 +10,9 @@ void select(const SelectArgs& args, int64_t begin, int64_t end) {
     const ChooseRow<T> choose_row = choose_row_function<T>(args.planes);
     for (int64_t token = begin; token < end; ++token) {
       const ScoredToken<T> scored{token_data<const T>(args.stack, token, args.tokens),
-                                  args.stack.plane_stride, static_cast<int>(args.planes),
-                                  token_data<const T>(args.target, token, args.tokens),
+                                  args.stack.plane_stride,
+                                  static_cast<int>(args.planes),
+                                  {token_data<const T>(args.target, token, args.tokens)},
                                   args.channels};
       const Best<double> best = choose_row(scored, args.metric, args.rows);
       args.index[token] = best.index;

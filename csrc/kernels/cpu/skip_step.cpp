@@ -11,8 +11,9 @@ void skip_step(const SkipStepArgs& args, int64_t begin, int64_t end) {
     const ChooseRow<T> choose_row = choose_row_function<T>(args.planes);
     for (int64_t token = begin; token < end; ++token) {
       const ScoredToken<T> scored{token_data<const T>(args.probe_stack, token, args.tokens),
-                                  args.probe_stack.plane_stride, static_cast<int>(args.planes),
-                                  token_data<const T>(args.probe, token, args.tokens),
+                                  args.probe_stack.plane_stride,
+                                  static_cast<int>(args.planes),
+                                  {token_data<const T>(args.probe, token, args.tokens)},
                                   args.probe_channels};
       const int32_t index = choose_row(scored, args.metric, args.rows).index;
       args.index[token] = index;

@@ -17,13 +17,31 @@ inline constexpr int kAnyPlanes = 0;
 /// the Gram matrix allow without spilling.
 constexpr int resident_blocks(int planes) { return planes <= 3 ? 4 : planes == 4 ? 3 : 2; }
 
-/// One token of a stack and its target: pointers to its first channel.
+/// A target that lies in memory.
 template <typename T>
+struct Stored {
+  const T* data;
+
+  /// Channels of a Vector V, not yet widened.
+  template <typename V>
+  struct Piece {
+    V vector;
+    __device__ __forceinline__ float value(int v) const { return widen(vector.values[v]); }
+  };
+
+  template <typename V>
+  __device__ __forceinline__ Piece<V> load(int64_t first) const {
+    return {V::load(data + first)};
+  }
+};
+
+/// One token of a stack and its target: pointers to its first channel.
+template <typename T, typename Target = Stored<T>>
 struct Scored {
   const T* stack;
   int64_t plane_stride;
   int planes;
-  const T* target;
+  Target target;
   int64_t channels;
   bool vectors;  ///< whether vectors may be accessed whole
 };
@@ -44,12 +62,14 @@ __device__ __forceinline__ Best<float> best_row(const Team& team, const Rows& ro
 /// S known at compile time: the whole Gram matrix stays in registers.
 template <typename T, int kPlanes>
 struct Choose {
+  template <typename Target>
   static __device__ __forceinline__ Best<float> row(const Team& team, Metric metric,
-                                                    const Rows& rows, const Scored<T>& token) {
+                                                    const Rows& rows,
+                                                    const Scored<T, Target>& token) {
     Gram<float, kPlanes> gram;
     gram.clear();
     for_each_vector<T>(team, token.channels, token.vectors, [&]<typename V>(int64_t first) {
-      const V target = V::load(token.target + first);
+      const auto target = token.target.template load<V>(first);
       V planes[kPlanes];
       TAP_UNROLL
       for (int s = 0; s < kPlanes; ++s) {
@@ -58,7 +78,7 @@ struct Choose {
       TAP_UNROLL
       for (int v = 0; v < V::kSize; ++v) {
         float basis[basis_size(kPlanes)];
-        basis[kPlanes] = widen(target.values[v]);
+        basis[kPlanes] = target.value(v);
         basis[0] = basis[kPlanes] - widen(planes[0].values[v]);
         TAP_UNROLL
         for (int i = 1; i < kPlanes; ++i) basis[i] = widen(planes[i].values[v]);
@@ -79,21 +99,28 @@ struct Choose<T, kAnyPlanes> {
   static constexpr int kEntries = 4;  // of a row of the matrix, per pass
 
   /// Channels of basis vector `i`.
-  template <typename V>
-  static __device__ __forceinline__ void load_basis(const Scored<T>& token, int i, int64_t first,
-                                                    float (&basis)[V::kSize]) {
-    const T* data = i == token.planes ? token.target : token.stack + i * token.plane_stride;
-    const V vector = V::load(data + first);
+  template <typename V, typename Target>
+  static __device__ __forceinline__ void load_basis(const Scored<T, Target>& token, int i,
+                                                    int64_t first, float (&basis)[V::kSize]) {
+    if (i == token.planes) {
+      const auto target = token.target.template load<V>(first);
+      TAP_UNROLL
+      for (int v = 0; v < V::kSize; ++v) basis[v] = target.value(v);
+      return;
+    }
+    const V plane = V::load(token.stack + i * token.plane_stride + first);
     TAP_UNROLL
-    for (int v = 0; v < V::kSize; ++v) basis[v] = widen(vector.values[v]);
+    for (int v = 0; v < V::kSize; ++v) basis[v] = widen(plane.values[v]);
     if (i > 0) return;
-    const V target = V::load(token.target + first);
+    const auto target = token.target.template load<V>(first);
     TAP_UNROLL
-    for (int v = 0; v < V::kSize; ++v) basis[v] = widen(target.values[v]) - basis[v];
+    for (int v = 0; v < V::kSize; ++v) basis[v] = target.value(v) - basis[v];
   }
 
+  template <typename Target>
   static __device__ __forceinline__ Best<float> row(const Team& team, Metric metric,
-                                                    const Rows& rows, const Scored<T>& token) {
+                                                    const Rows& rows,
+                                                    const Scored<T, Target>& token) {
     __shared__ float grams[kMaxBlockThreads / kWarpThreads][gram_size(kMaxScoredPlanes)];
     float* gram = grams[threadIdx.y];
     for (int i = 0; i < basis_size(token.planes); ++i) {

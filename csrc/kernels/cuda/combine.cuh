@@ -7,15 +7,15 @@
 namespace tap::cuda {
 
 /// out = base + sum_s row[s] * stack[s] over one token's channels, in float32 with one rounding.
-/// Planes of weight zero are not read; a null base is zero. kGroup planes are loaded before the
-/// first of them is used; S of them where S is known, for then nothing is left over.
-template <typename T, int kGroup>
-__device__ __forceinline__ void combine(const Team& team, const T* stack, int64_t plane_stride,
-                                        int64_t planes, const float* row, const T* base,
-                                        int64_t channels, bool vectors, T* out) {
+/// `base.operator()<V>(first)` gives it as a Vector V. Planes of weight zero are not read. kGroup
+/// planes are loaded before the first of them is used; S of them where S is known, for then nothing
+/// is left over.
+template <typename T, int kGroup, typename Base>
+__device__ __forceinline__ void combine_onto(const Team& team, const T* stack, int64_t plane_stride,
+                                             int64_t planes, const float* row, Base base,
+                                             int64_t channels, bool vectors, T* out) {
   for_each_vector<T>(team, channels, vectors, [&]<typename V>(int64_t first) {
-    V start{};
-    if (base != nullptr) start = V::load(base + first);
+    const V start = base.template operator()<V>(first);
     float sums[V::kSize];
     TAP_UNROLL
     for (int v = 0; v < V::kSize; ++v) sums[v] = widen(start.values[v]);
@@ -39,6 +39,19 @@ __device__ __forceinline__ void combine(const Team& team, const T* stack, int64_
     for (int v = 0; v < V::kSize; ++v) result.values[v] = narrow<T>(sums[v]);
     result.store(out + first);
   });
+}
+
+/// combine_onto a base in memory; a null one is zero.
+template <typename T, int kGroup>
+__device__ __forceinline__ void combine(const Team& team, const T* stack, int64_t plane_stride,
+                                        int64_t planes, const float* row, const T* base,
+                                        int64_t channels, bool vectors, T* out) {
+  const auto start = [&]<typename V>(int64_t first) {
+    V vector{};
+    if (base != nullptr) vector = V::load(base + first);
+    return vector;
+  };
+  combine_onto<T, kGroup>(team, stack, plane_stride, planes, row, start, channels, vectors, out);
 }
 
 }  // namespace tap::cuda

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kMaxBlockThreads, resident_blocks(kPlanes))
   const Scored<T> token{token_data<const T>(args.stack, place),
                         args.stack.plane_stride,
                         static_cast<int>(args.planes),
-                        token_data<const T>(args.target, place),
+                        {token_data<const T>(args.target, place)},
                         args.channels,
                         vectors};
   const Best<float> best = Choose<T, kPlanes>::row(team, args.metric, args.rows, token);

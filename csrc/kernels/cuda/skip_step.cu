@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kMaxBlockThreads, resident_blocks(kPlanes))
   const Scored<T> token{token_data<const T>(args.probe_stack, place),
                         args.probe_stack.plane_stride,
                         static_cast<int>(args.planes),
-                        token_data<const T>(args.probe, place),
+                        {token_data<const T>(args.probe, place)},
                         args.probe_channels,
                         vectors};
   const int32_t index = Choose<T, kPlanes>::row(team, args.metric, args.rows, token).index;
