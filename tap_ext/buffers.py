@@ -41,7 +41,7 @@ class Stack:
     """The divided differences of a feature over its last S full steps, newest first.
 
     Attributes:
-        planes: (S, B, N, D), in the feature's dtype; None before the first ``push``.
+        planes: (S, B, N, D), in the feature's dtype; None before the first ``fit``.
         past: positions of the full steps that the planes stand for, newest first.
     """
 
@@ -52,18 +52,12 @@ class Stack:
         self.past: tuple[float, ...] = ()
         self._gaps: Tensor | None = None
 
-    def push(self, feature: Tensor, position: float, minus: Tensor | None = None) -> None:
-        """Add ``feature - minus``, both (B, N, D), evaluated at ``position``.
-
-        The buffer is allocated at the first push and keeps its address as long as features have
-        the same shape, dtype and device; one that has not begins the history anew.
-        """
-        self.fit(feature)
-        self.aim(position)
-        self.update(feature, minus)
-
     def fit(self, feature: Tensor) -> None:
-        """Make the buffer one for features like this."""
+        """Make the buffer one for features like this, (B, N, D).
+
+        It keeps its address as long as they have the same shape, dtype and device; one that has
+        not begins the history anew.
+        """
         if self.planes is None or not alike(self.planes[0], feature):
             self.past = ()
             with torch.inference_mode(False):
@@ -78,7 +72,7 @@ class Stack:
         self._gaps.copy_(upload(distances, self._gaps.device))
 
     def update(self, feature: Tensor, minus: Tensor | None) -> None:
-        """Second half of a push: the work on the device, at fixed addresses."""
+        """Second half of a push, ``feature - minus``: work on the device, at fixed addresses."""
         assert self.planes is not None and self._gaps is not None
         ops.stack_update_(self.planes, feature, self._gaps, minus)
 

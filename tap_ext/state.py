@@ -33,6 +33,7 @@ from tap_ext import ops
 from tap_ext.buffers import Candidates, Stack, alike
 from tap_ext.config import Config
 from tap_ext.history import History, Log
+from tap_ext.modulation import Modulation
 from tap_ext.peers import measures
 from tap_ext.plan import Follower, Plan
 from tap_ext.predictors import Predictor, Rows, rows
@@ -140,17 +141,18 @@ class State:
         self.update(hidden, output, probe)
         self.conclude()
 
-    def fits(self, hidden: Tensor, probe: Tensor) -> bool:
+    def fits(self, hidden: Tensor, probe: Tensor | Modulation) -> bool:
         """Whether a step's features are of the shapes, dtypes and device of its history."""
-        pairs = ((self._features.planes, hidden), (self._probes.planes, probe))
+        written = hidden if isinstance(probe, Modulation) else probe
+        pairs = ((self._features.planes, hidden), (self._probes.planes, written))
         return all(p is not None and alike(p[0], _tokens(f)) for p, f in pairs)
 
-    def predict(self, hidden: Tensor, probe: Tensor) -> Tensor:
+    def predict(self, hidden: Tensor, probe: Tensor | Modulation) -> Tensor:
         """Predict what the blocks would return: one fused op (eq. 7-9, arXiv 2603.03792).
 
         Args:
             hidden: (..., N, D), what would enter the blocks.
-            probe: (..., N, Dp), the probe of ``hidden``.
+            probe: (..., N, Dp), the probe of ``hidden``; or, of a (B, N, D) one, what makes it.
 
         Returns:
             (..., N, D), in a buffer of this state that the next ``predict`` overwrites.
@@ -189,38 +191,44 @@ class State:
         if self._follower is not None:
             self._keep(_tokens(probe))
 
-    def apply(self, hidden: Tensor, probe: Tensor) -> Tensor:
+    def apply(self, hidden: Tensor, probe: Tensor | Modulation) -> Tensor:
         """Second part of a skip step, on the device alone: choose, and predict."""
         self._expect(Step.SKIP, "predict")
-        tokens, probes = _tokens(hidden), _tokens(probe)
+        tokens = _tokens(hidden)
         if self._out is None or self._index is None or not alike(self._out, tokens):
             with torch.inference_mode(False):
                 self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
                 self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
-        assert self._probes.planes is not None and self._features.planes is not None
-        weights = self._candidates.weights
-        assert weights is not None
-        base = tokens if self.config.forecast == "residual" else None
-        if self._follower is None:
-            ops.skip_step_(
-                self._out,
-                self._index,
-                self._probes.planes,
-                probes,
-                self._features.planes,
-                base,
+        out, index, planes, features = self._out, self._index, self._probes.planes, self._features
+        weights, metric = self._candidates.weights, self.config.metric
+        assert planes is not None and features.planes is not None and weights is not None
+        residual = self.config.forecast == "residual"
+        base = tokens if residual else None
+        if self._follower is not None:
+            self._ask(self._follower, _written(probe, tokens), weights)
+            out.copy_(ops.gather_rows(features.planes, weights, index, base))
+        elif isinstance(probe, Modulation):
+            ops.modulated_skip_step_(
+                out,
+                index,
+                planes,
+                tokens,
+                probe.shift,
+                probe.scale,
+                features.planes,
                 weights,
-                self.config.metric,
+                probe.eps,
+                metric,
+                add=residual,
             )
         else:
-            self._ask(self._follower, probes, weights)
-            self._out.copy_(ops.gather_rows(self._features.planes, weights, self._index, base))
-        self._candidates.count(self._index)
+            probes = _tokens(probe)
+            ops.skip_step_(out, index, planes, probes, features.planes, base, weights, metric)
+        self._candidates.count(index)
         if self.on_predict is not None and self._table is not None:
-            planes, metric = self._probes.planes, self.config.metric
-            _, distance = ops.select(planes, probes, weights, metric)
-            self.on_predict(self.step, self._index, self._table, distance)
-        return self._out.view(hidden.shape)
+            _, distance = ops.select(planes, _written(probe, tokens), weights, metric)
+            self.on_predict(self.step, index, self._table, distance)
+        return out.view(hidden.shape)
 
     def conclude(self) -> None:
         """Third part: the step is done. Host work."""
@@ -372,7 +380,7 @@ class _Look:
         return measures.error(ops.gather_rows(self.planes, self.weights, self.index), self.probe)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # of 2 kB each
 def family_rows(
     family: tuple[Predictor, ...], past: tuple[float, ...], target: float, planes: int
 ) -> Rows:
@@ -388,3 +396,8 @@ def _tokens(feature: Tensor) -> Tensor:
     """
     tokens = feature[None] if feature.dim() == 2 else feature.flatten(0, -3)
     return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+
+
+def _written(probe: Tensor | Modulation, tokens: Tensor) -> Tensor:
+    """The probe of ``tokens`` (B, N, D) as a tensor (B, N, Dp)."""
+    return probe.of(tokens) if isinstance(probe, Modulation) else _tokens(probe)

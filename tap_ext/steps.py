@@ -23,6 +23,7 @@ from tap_ext.graphs import (
     layout,
     recorder_for,
 )
+from tap_ext.modulation import Modulation
 from tap_ext.runtime import Branch
 from tap_ext.state import Step
 from tap_ext.views import Call, Views, run_view
@@ -67,17 +68,21 @@ class Steps:
             if state.due is Step.SKIP:
                 state.aim()
 
+        unwritten = not branch.states[0].decides_from_data  # who compares probes needs them
+
         def step(args: tuple[Any, ...], kwargs: dict[str, Any], idle: Any) -> Any:
             used = []
 
-            def forecast(stream: int, hidden: Tensor, probe: Tensor) -> Tensor:
+            def forecast(stream: int, hidden: Tensor, probe: Tensor | Modulation) -> Tensor:
                 state = branch.states[stream]
                 if not state.fits(hidden, probe):
                     raise OtherTokens
                 used.append(stream)
                 return state.apply(hidden, probe)
 
-            call = Call.after(branch.takes, idle, forecast, want_probe=self._modulated)
+            call = Call.after(
+                branch.takes, idle, forecast, want_probe=self._modulated, unwritten=unwritten
+            )
             return run_view(views.skip, call, args, kwargs), tuple(used)
 
         output, used = self._run(Step.SKIP, step, views, branch, args, kwargs)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tap_ext import Config, Plan, State, Step
+from tap_ext.modulation import Modulation
 from tap_ext.plan import Listed
-from tap_ext.predictors import Newton, Reuse, Taylor
+from tap_ext.predictors import Newton, Reuse, Taylor, rows
 from tap_ext.state import FullStepWanted
 
 SHAPE = (2, 5, 8)
@@ -273,3 +274,177 @@ def test_a_follower_begins_anew_with_every_run() -> None:
     state.begin()
     state.record(x, x, x)
     assert schedule.follower.full == [0]
+
+
+def test_what_is_reset_has_nothing_to_hand_over() -> None:
+    state = State(config=Config(window=4))
+    _drive(state, *[_series(1)[:6]] * 3)
+    log, chosen = state.log, state.log.chosen()
+    assert sum(chosen.values()) > 0
+    state.reset()
+    assert log.chosen() == chosen  # outlives the buffer
+    history = state.detach("cpu")
+    assert history.probes.planes is history.features.planes is None
+    _drive(state, *[_series(1)[:6]] * 3)
+    assert state.log.chosen() == chosen  # counted from nothing again
+
+
+def test_a_step_that_was_predicted_and_then_wanted_in_full_counts_as_full() -> None:
+    state, series = State(config=Config(window=6)), _series(1)
+    _drive(state, *[series[:6]] * 3)
+    assert state.log.skip_steps == [3, 4, 5]
+    assert state.begin(5, full=True) is Step.FULL
+    state.record(series[5], series[5], series[5])
+    assert (state.log.full_steps, state.log.skip_steps) == ([0, 1, 2, 5], [3, 4])
+
+
+@pytest.mark.parametrize("order", [0, 2])
+def test_a_history_fits_what_is_alike(order: int) -> None:
+    state, x = State(config=Config(order=order)), _series(0)[0]
+    wide = torch.zeros(*SHAPE[:-1], 3)
+    assert not state.fits(x, wide)
+    state.begin()
+    state.record(x, x, wide)
+    assert state.fits(x, wide) is True
+    for hidden, probe in ((x, x), (wide, wide), (x.half(), wide), (x[:1], wide[:1])):
+        assert state.fits(hidden, probe) is False
+
+
+@pytest.mark.parametrize("length", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("stand", [False, True], ids=["moves", "stands still"])
+def test_candidates_are_the_predictors_at_positions_in_steps(length: float, stand: bool) -> None:
+    """Also where the last full step was not the last one, and where a position is repeated."""
+    family = (Taylor(2), Taylor(1, 0.5), Reuse())
+    state = State(Plan(schedule=Listed((0, 1, 2))), Config(predictors=family))
+    seen: list[Any] = []
+    state.on_predict = lambda *given: seen.append([given[0], *(v for v in given[1:])])
+    x = _series(0)[0]
+    positions = [9 - length * step for step in range(6)]
+    if stand:
+        positions[3:] = [positions[2]] * 3
+    for step, position in enumerate(positions):
+        if state.begin(position=position) is Step.FULL:
+            state.record(x, x, x)
+        else:
+            state.predict(x, x)
+            number, index, table, distance = seen[-1]
+            unit = length if not stand else 1.0
+            past = [p / unit for p in (positions[2], positions[1], positions[0])]
+            expected = rows(state.family, past, position / unit, state.config.planes)
+            assert number == step and table.source == expected.source
+            np.testing.assert_allclose(table.difference, expected.difference, atol=1e-9)
+            weights = state._candidates.weights[: len(table)].numpy()  # of differences by position
+            scaled = expected.difference * unit ** np.arange(state.config.planes)
+            np.testing.assert_allclose(weights, scaled, rtol=1e-6, atol=1e-9)
+            assert index.shape == distance.shape == SHAPE[:-1]
+    assert len(seen) == 3
+
+
+def test_a_prediction_keeps_its_address_until_the_shape_changes() -> None:
+    state, series = State(config=Config(window=6)), _series(1)
+    index: list[int] = []
+    state.on_predict = lambda step, chosen, table, distance: index.append(chosen.data_ptr())
+    out = []
+    for x in series[:6]:
+        if state.begin() is Step.FULL:
+            state.record(x, x, x)
+        else:
+            out.append(state.predict(x, x).data_ptr())
+    assert len(set(out)) == len(set(index)) == 1 and len(out) == 3
+    other = _series(1, shape=(2, 6, 8))
+    for x in other[:4]:
+        if state.begin(full=len(state.log.full_steps) < 6) is Step.FULL:
+            state.record(x, x, x)
+        else:
+            assert state.predict(x, x).shape == x.shape
+
+
+def test_a_part_of_a_step_out_of_order_is_refused() -> None:
+    state, x = State(config=Config()), _series(0)[0]
+    state.begin()
+    state.record(x, x, x)
+    with pytest.raises(RuntimeError, match=r"predict\(\) must follow"):
+        state.apply(x, x)
+
+
+def test_what_a_state_says_of_itself() -> None:
+    state, x = State(Plan(schedule=Listed((0,))), Config()), _series(0)[0]
+    assert (state.due, state.device, state.decides_from_data) == (None, None, False)
+    assert state.begin() is state.due is Step.FULL
+    state.record(x, x, x)
+    assert state.due is None and state.device == torch.device("cpu")
+    assert state.begin() is state.due is Step.SKIP
+    following = State(Plan(num_steps=8, schedule=_Schedule()), Config())
+    following.begin()
+    assert following.decides_from_data is True
+
+
+def test_channels_that_are_not_innermost_make_no_difference() -> None:
+    series = _series(2)[:8]
+    plain = _drive(State(config=Config(window=4)), series, series, series)
+    turned = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in series]
+    every_other = [x.repeat_interleave(2, -1)[..., ::2] for x in series]
+    assert (turned[0].stride(-1), every_other[0].stride(-1)) == (SHAPE[1], 2)
+    for laid in (turned, every_other):
+        for step, value in _drive(State(config=Config(window=4)), laid, laid, laid).items():
+            assert torch.equal(value, plain[step])
+
+
+class _Once(_Schedule):
+    asked = 0
+
+    def follow(self, num_steps: int | None) -> _Strict:
+        self.asked += 1
+        return self.follower
+
+
+def test_a_run_is_followed_by_one_follower() -> None:
+    schedule = _Once()
+    state = State(Plan(num_steps=8, schedule=schedule), Config())
+    _drive(state, *[_series(1)[:5]] * 3)
+    assert schedule.asked == 1
+
+
+def test_the_last_probe_is_held_where_steps_are_compared_and_stays_in_place() -> None:
+    schedule = _Once()
+    state, x = State(Plan(num_steps=8, schedule=schedule), Config()), _series(1)
+    _drive(state, x[:1], x[:1], x[:1])
+    assert state._previous is not None
+    address = state._previous.data_ptr()
+    _drive(state, x[1:4], x[1:4], x[1:4])
+    assert state._previous.data_ptr() == address and torch.equal(state._previous, x[3])
+    schedule.follower.compares = False
+    alone = State(Plan(num_steps=8, schedule=schedule), Config())
+    _drive(alone, x[:1], x[:1], x[:1])
+    assert alone.detach().previous is None
+
+
+@pytest.mark.parametrize("forecast", ["residual", "hidden"])
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_probe_that_is_known_by_its_modulation_is_as_one_that_is_written(
+    forecast: str, followed: bool
+) -> None:
+    generator = torch.Generator().manual_seed(7)
+    shift, scale = torch.randn(2, SHAPE[0], SHAPE[-1], generator=generator)
+    modulation, config = Modulation(shift, scale, 1e-6), Config(window=6, forecast=forecast)
+    series, states = _series(2), []
+    for _ in range(2):
+        plan = Plan(num_steps=8, schedule=_Schedule()) if followed else Plan(window=6)
+        states.append(State(plan, config))
+    seen: list[list[Any]] = [[], []]
+    for number, state in enumerate(states[: 0 if forecast == "hidden" else 2]):
+        state.on_predict = lambda *given, n=number: seen[n].append((given[1].clone(), given[3]))
+    for x in series[:5]:
+        assert states[0].fits(x, modulation) is states[1].fits(x, modulation.of(x))
+        if states[0].begin() is states[1].begin() is Step.FULL:
+            for state in states:
+                state.record(x, 2 * x, modulation.of(x))
+        else:
+            made = [
+                s.predict(x, p) for s, p in zip(states, (modulation, modulation.of(x)), strict=True)
+            ]
+            torch.testing.assert_close(*made)
+    assert states[0].log.skip_steps == [3, 4] and states[0].log.chosen() == states[1].log.chosen()
+    assert len(seen[0]) == len(seen[1]) == (0 if forecast == "hidden" else 2)
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tap_ext.backbones.probes import ada_norm_zero
+from tap_ext.backbones.probes import ada_norm_zero, ada_norm_zero_modulation
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
@@ -32,14 +32,14 @@ SPECS = (
     BackboneSpec(
         name="BriaTransformer2DModel",
         blocks=(Blocks("transformer_blocks", _BOTH), Blocks("single_transformer_blocks", _BOTH)),
-        streams=(Stream("norm_out", probe=ada_norm_zero),),
+        streams=(Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),),
         idle=("context_embedder", "pos_embed"),
         between=("controlnet_block_samples", "controlnet_single_block_samples"),
     ),
     BackboneSpec(
         name="BriaFiboTransformer2DModel",
         blocks=(Blocks("transformer_blocks", _BOTH), Blocks("single_transformer_blocks")),
-        streams=(Stream("norm_out", probe=ada_norm_zero),),
+        streams=(Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),),
         idle=("context_embedder", "pos_embed", "caption_projection.*"),
         hazards="The tokens of an image to edit enter the blocks too, so they are forecast.",
     ),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tap_ext.backbones.probes import ada_norm_zero
+from tap_ext.backbones.probes import ada_norm_zero, ada_norm_zero_modulation
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
 _BLOCKS = (Blocks("transformer_blocks", _BOTH), Blocks("single_transformer_blocks", _BOTH))
-_STREAMS = (Stream("norm_out", probe=ada_norm_zero),)
+_STREAMS = (Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),)
 _REFERENCE = (
     "The tokens of a reference image enter the blocks with the image's, so they are forecast too."
 )

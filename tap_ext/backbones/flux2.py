@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tap_ext.backbones.probes import layer_norm_modulation
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
+from tap_ext.modulation import Modulation
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
 
@@ -23,6 +25,13 @@ def _flux2(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     return modulated
 
 
+def _flux2_modulation(
+    block: Any, hidden: Tensor, arguments: Mapping[str, Any]
+) -> Modulation | None:
+    parts = arguments.get("temb_mod_img")
+    return None if parts is None else layer_norm_modulation(block.norm1, hidden, parts)
+
+
 def _flux3(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     shift, scale, _ = arguments["temb_mod"].chunk(3, dim=-1)
     modulated: Tensor = (1 + scale) * block.norm(hidden) + shift
@@ -34,7 +43,7 @@ SPECS = (
         name="Flux2Transformer2DModel",
         blocks=(Blocks("transformer_blocks", _BOTH), Blocks("single_transformer_blocks")),
         # Before the image's tokens stand those of reference images, where the call caches them.
-        streams=(Stream("norm_out", probe=_flux2, tokens="last"),),
+        streams=(Stream("norm_out", probe=_flux2, tokens="last", modulation=_flux2_modulation),),
         idle=(
             "context_embedder",
             "pos_embed",

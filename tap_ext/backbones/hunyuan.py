@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tap_ext.backbones.probes import ada_norm_zero
+from tap_ext.backbones.probes import ada_norm_zero, ada_norm_zero_modulation
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
+from tap_ext.modulation import Modulation
 
 _BOTH = ("hidden_states", "encoder_hidden_states")
 _BLOCKS = (Blocks("transformer_blocks", _BOTH), Blocks("single_transformer_blocks", _BOTH))
@@ -30,11 +31,19 @@ def _video(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     return modulated
 
 
+def _video_modulation(
+    block: Any, hidden: Tensor, arguments: Mapping[str, Any]
+) -> Modulation | None:
+    if "num_tokens" in arguments:
+        return None
+    return ada_norm_zero_modulation(block, hidden, arguments)
+
+
 SPECS = (
     BackboneSpec(
         name="HunyuanVideoTransformer3DModel",
         blocks=_BLOCKS,
-        streams=(Stream("norm_out", probe=_video),),
+        streams=(Stream("norm_out", probe=_video, modulation=_video_modulation),),
         idle=("context_embedder", "rope"),
         conditioning=_POOLED,
     ),
@@ -42,7 +51,11 @@ SPECS = (
         name="HunyuanVideoFramepackTransformer3DModel",
         blocks=_BLOCKS,
         # Before the frames to be made stand earlier ones.
-        streams=(Stream("norm_out", probe=ada_norm_zero, tokens="last"),),
+        streams=(
+            Stream(
+                "norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation, tokens="last"
+            ),
+        ),
         idle=("context_embedder", "image_projection", "clean_x_embedder", "rope"),
         conditioning=_POOLED,
         graphs="none",
@@ -51,7 +64,7 @@ SPECS = (
     BackboneSpec(
         name="HunyuanVideo15Transformer3DModel",
         blocks=(Blocks("transformer_blocks", _BOTH),),
-        streams=(Stream("norm_out", probe=ada_norm_zero),),
+        streams=(Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),),
         idle=(
             "context_embedder",
             "context_embedder_2",
@@ -66,7 +79,7 @@ SPECS = (
     BackboneSpec(
         name="HunyuanImageTransformer2DModel",
         blocks=_BLOCKS,
-        streams=(Stream("norm_out", probe=ada_norm_zero),),
+        streams=(Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),),
         idle=("context_embedder", "rope"),
         conditioning=_GLYPHS,
         graphs="none",

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tap_ext.backbones.probes import layer_norm_modulation
 from tap_ext.backbones.spec import BackboneSpec, Blocks, Stream
+from tap_ext.modulation import Modulation
 
 
 def _qwen(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
@@ -17,6 +19,14 @@ def _qwen(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
     given = () if index is None else (index,)  # diffusers 0.36 knows of none
     modulated: Tensor = block._modulate(normed, shift_scale_gate, *given)[0]
     return modulated
+
+
+def _qwen_modulation(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Modulation | None:
+    """Reference images that are modulated as if at time 0 have parts of their own."""
+    known = type(block).__module__.startswith("diffusers.") and "_modulate" not in vars(block)
+    if not known or arguments.get("modulate_index") is not None:
+        return None
+    return layer_norm_modulation(block.img_norm1, hidden, block.img_mod(arguments["temb"]))
 
 
 def _qwen21(block: Any, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
@@ -31,7 +41,7 @@ SPECS = (
     BackboneSpec(
         name="QwenImageTransformer2DModel",
         blocks=(Blocks("transformer_blocks", ("encoder_hidden_states", "hidden_states")),),
-        streams=(Stream("norm_out", probe=_qwen),),
+        streams=(Stream("norm_out", probe=_qwen, modulation=_qwen_modulation),),
         idle=("txt_norm", "txt_in", "pos_embed"),
         between=("controlnet_block_samples",),
         hazards=(

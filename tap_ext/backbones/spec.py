@@ -9,11 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
+from tap_ext.modulation import Modulation
+
 __all__ = ["BackboneSpec", "Blocks", "Stream"]
 
 ProbeFormula = Callable[[Any, Tensor, Mapping[str, Any]], Tensor]
 """``probe(first_block, hidden, arguments) -> (..., N, D)``: the modulated input of the first
 layer; ``arguments`` are the first block's, by name."""
+
+ModulationFormula = Callable[[Any, Tensor, Mapping[str, Any]], Modulation | None]
+"""``modulation(first_block, hidden, arguments)``: what makes the probe of ``hidden``, where the
+block's own norm is of the kind that needs no more; None: this call's is not."""
 
 TOKENS = ("all", "first", "last", "inside")
 GRAPHS = ("all", "skip", "none")
@@ -46,6 +52,9 @@ class Stream:
         attention: path, within the first block, of its first attention.
         tokens: which of the tokens that enter the blocks the head is given: ``all``, the
             ``first``, the ``last``, or some ``inside``, found by looking.
+        modulation: what the probe is made of, for families whose first norm is a LayerNorm without
+            weights, scaled and shifted alike for all tokens: on a skip step it then is never
+            written.
     """
 
     head: str
@@ -53,6 +62,7 @@ class Stream:
     probe: ProbeFormula | None = None
     attention: str = "attn"
     tokens: str = "all"
+    modulation: ModulationFormula | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown word."""
@@ -102,10 +112,11 @@ class BackboneSpec:
             raise ValueError(f"blocks and streams must not be empty, got {self}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; a probe formula is given by its name."""
+        """Plain data; formulas are given by their names."""
         data = dataclasses.asdict(self)
         for stream, entry in zip(data["streams"], self.streams, strict=True):
             stream["probe"] = getattr(entry.probe, "__name__", None)
+            stream["modulation"] = getattr(entry.modulation, "__name__", None)
         return data
 
 

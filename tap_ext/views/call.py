@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from tap_ext.backbones.spec import BackboneSpec
+from tap_ext.modulation import Modulation
 from tap_ext.views.graft import AdapterError
 
 __all__ = ["Call", "Forecast", "Passage", "current_call", "run_view", "tensors"]
 
-Forecast = Callable[[int, Tensor, Tensor], Tensor]
-"""``(stream, hidden, probe) -> output``, all (..., n, D): what replaces a head's input."""
+Forecast = Callable[[int, Tensor, Any], Tensor]
+"""``(stream, hidden, probe) -> output``, all (..., n, D): what replaces a head's input. The probe
+may be a ``Modulation`` where a call allows it."""
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Passage:
 
     Attributes:
         hidden: (..., N, D), what entered the first block.
-        probe: (..., N, Dp), its probe.
+        probe: (..., N, Dp), its probe; None where ``modulation`` stands for it.
+        modulation: what makes the probe of the hidden state; None: it was not asked for.
         output: (..., n, D), what reached the head, before any replacement.
         take: which of the N tokens those n are; None: not known yet.
         nudge: (..., N, D), added to the hidden state where a skip view's first block stood.
@@ -33,6 +36,7 @@ class Passage:
 
     hidden: Tensor | None = None
     probe: Tensor | None = None
+    modulation: Modulation | None = None
     output: Tensor | None = None
     take: slice | None = None
     nudge: Tensor | None = None
@@ -56,6 +60,7 @@ class Call:
         passages: one per stream of the spec.
         forecast: what replaces the heads' hidden input on a skip step; None on a full step.
         want_probe: compute the modulated probe (otherwise the hidden state serves as one).
+        unwritten: what makes a probe will do for it, where the family's norm allows.
         idle: outputs of each idle module, by path, in order: written on a full step, read on a
             skip step.
         visited: paths of the blocks that were called, in order.
@@ -68,6 +73,7 @@ class Call:
     idle: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     visited: list[str] = field(default_factory=list)
     awake: bool = False
+    unwritten: bool = False
     _read: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @classmethod
@@ -94,9 +100,11 @@ class Call:
         forecast: Forecast,
         *,
         want_probe: bool = True,
+        unwritten: bool = False,
     ) -> Call:
         """A call of the skip view, from what a full one left."""
-        return cls(tuple(Passage(take=take) for take in takes), forecast, want_probe, idle)
+        passages = tuple(Passage(take=take) for take in takes)
+        return cls(passages, forecast, want_probe, idle, unwritten=unwritten)
 
     @property
     def takes(self) -> tuple[slice | None, ...]:

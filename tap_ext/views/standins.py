@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tap_ext.backbones.spec import Blocks, Stream
+from tap_ext.modulation import Modulation
 from tap_ext.views.call import current_call
 from tap_ext.views.graft import AdapterError, graft, module_at
 
@@ -23,6 +24,9 @@ __all__ = [
     "WatchedBlock",
     "argument_names",
 ]
+
+
+T = TypeVar("T")
 
 
 class Stand(nn.Module):
@@ -74,8 +78,13 @@ class _Block(Stand):
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         for passage, probe in zip(call.passages, self._probes, strict=False):
             passage.hidden = arguments.get(probe.hidden)
-            if passage.hidden is not None:
-                passage.probe = probe(arguments) if call.want_probe else passage.hidden
+            if passage.hidden is None:
+                continue
+            if not call.want_probe:
+                passage.probe = passage.hidden
+                continue
+            passage.modulation = probe.modulation(arguments) if call.unwritten else None
+            passage.probe = probe(arguments) if passage.modulation is None else None
         call.visited.append(self._path)
         return arguments
 
@@ -163,7 +172,7 @@ def _leave(number: int, path: str, tokens: str, hidden: Tensor) -> Tensor:
         return hidden
     if passage.hidden is None:
         raise AdapterError(f"the head {path!r} was called before the first block")
-    probe = passage.taken(passage.probe)
+    probe = passage.modulation or passage.taken(passage.probe)
     forecast = call.forecast(number, passage.taken(passage.hidden), probe)
     if forecast.numel() != hidden.numel():
         raise AdapterError(
@@ -242,6 +251,7 @@ class Probe:
         self.hidden = stream.hidden
         self._block = block
         self._formula = stream.probe
+        self._modulation = stream.modulation
         self._attention = stream.attention
 
     def __call__(self, arguments: Mapping[str, Any]) -> Tensor:
@@ -251,10 +261,29 @@ class Probe:
             AdapterError: the block is not what the formula takes it for, or its attention is not
                 where it should be.
         """
+        return self._told(self._write, arguments)
+
+    def modulation(self, arguments: Mapping[str, Any]) -> Modulation | None:
+        """What makes the probe of these arguments; None where the probe has to be written.
+
+        Raises:
+            AdapterError: the block is not what the formula takes it for.
+        """
+        return None if self._modulation is None else self._told(self._stand_for, arguments)
+
+    def _write(self, arguments: Mapping[str, Any]) -> Tensor:
+        if self._formula is not None:
+            return self._formula(self._block, arguments[self.hidden], arguments)
+        return self._intercept(arguments)
+
+    def _stand_for(self, arguments: Mapping[str, Any]) -> Modulation | None:
+        assert self._modulation is not None
+        return self._modulation(self._block, arguments[self.hidden], arguments)
+
+    def _told(self, make: Callable[[Mapping[str, Any]], T], arguments: Mapping[str, Any]) -> T:
+        """What ``make`` makes; its errors become the adapter's."""
         try:
-            if self._formula is not None:
-                return self._formula(self._block, arguments[self.hidden], arguments)
-            return self._intercept(arguments)
+            return make(arguments)
         except torch.OutOfMemoryError:
             raise
         except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
