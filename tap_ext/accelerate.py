@@ -13,6 +13,7 @@ from tap_ext.backbones import BackboneSpec, find_spec
 from tap_ext.config import Config
 from tap_ext.engine import Engine
 from tap_ext.integrations import diffusers as host
+from tap_ext.locks import Lock
 from tap_ext.ops import library_status
 
 __all__ = ["accelerate", "explain", "restore", "stats"]
@@ -20,6 +21,9 @@ __all__ = ["accelerate", "explain", "restore", "stats"]
 T = TypeVar("T")
 
 _logger = logging.getLogger("tap_ext")
+
+_lock = Lock()
+"""Held while models are entered or left: two threads may ask at the same time."""
 
 
 def accelerate(
@@ -57,6 +61,11 @@ def accelerate(
         raise ValueError(
             f"target must be a pipeline for method 'steps', got {type(target).__name__}"
         )
+    with _lock:
+        return _enter(target, chosen, spec)
+
+
+def _enter(target: T, chosen: Config, spec: BackboneSpec | None) -> T:
     entries = _specs(target, spec)
     for holder in (target, *(model for model, _ in entries)):
         if (other := host.foreign_cache(holder)) is not None:
@@ -72,10 +81,10 @@ def accelerate(
                 engine = None
             if engine is None:
                 make = functools.partial(Engine, model, entry, chosen, host.foreign_cache)
-                host.install(model, make)
                 fresh.append(model)
+                host.install(model, make)
                 _logger.info("%s is accelerated: %r", type(model).__name__, chosen)
-    except Exception:
+    except BaseException:  # an interrupt, too, leaves all of a pipeline's models or none
         for model in fresh:
             host.uninstall(model)
         raise
@@ -98,11 +107,12 @@ def restore(target: T) -> T:
     Raises:
         TypeError: ``target`` is neither a pipeline nor a module.
     """
-    for model in _models(target):
-        host.uninstall(model)
-        _logger.debug("%s is restored", type(model).__name__)
-    if host.is_pipeline(target):
-        host.leave_pipeline(target)
+    with _lock:
+        for model in _models(target):
+            host.uninstall(model)
+            _logger.debug("%s is restored", type(model).__name__)
+        if host.is_pipeline(target):
+            host.leave_pipeline(target)
     return target
 
 

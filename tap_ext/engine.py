@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
@@ -67,6 +69,7 @@ class Engine:
             AdapterError: the model is not what the spec says.
         """
         functools.update_wrapper(self, original)
+        self.__code__ = getattr(original, "__code__", None)  # torch.export reads it
         self.original = original
         self.config = config
         self._other_cache = other_cache
@@ -153,8 +156,8 @@ class Engine:
         key = signature({k: v for k, v in arguments.items() if k != self._known.timestep})
         if (reason := self._verdicts.get(key)) is not None:
             return self._untouched(reason, args, kwargs)
-        branch = self._enter(run, key, arguments)
         try:
+            branch = self._enter(run, key, arguments)
             if self._entered.stale(model):
                 self._views = Views(model, self._known)
                 self._compile()
@@ -221,11 +224,12 @@ class Engine:
 
     def _tell(self, reason: str, *, warn: bool = True) -> None:
         """Count a call that was not accelerated; warn at the first of a kind."""
-        if warn and reason not in self.fallbacks and reason != "switched off":
+        new = reason not in self.fallbacks
+        self.fallbacks[reason] += 1  # first: where warnings are errors, it still counts
+        current_run().fallbacks[reason] += 1
+        if warn and new and reason != "switched off":
             _logger.warning("running %s untouched: %s", self._title, reason)
             warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=5)
-        self.fallbacks[reason] += 1
-        current_run().fallbacks[reason] += 1
 
     def _enter(self, run: Run, key: Any, arguments: dict[str, Any]) -> Branch:
         """The branch of this call, a new one where none continues."""
@@ -241,7 +245,9 @@ class Engine:
         if branch is None:
             branch = self._begin_branch(run, key, conditioning, journal)
         branch.advance(moment, timestep)
-        run.steps.add((moment, timestep))
+        if run.exact:  # one without an end must not grow
+            run.steps.add((moment, timestep))
+            run.watchers.add(self)
         self._branches.use(run, branch)
         return branch
 
@@ -287,6 +293,24 @@ class Engine:
         branch.journal.logs.append((name, state.log))
         state.on_predict = functools.partial(_note, branch, name) if self.config.trace else None
         return state
+
+    def idle(self, run: Run) -> bool:
+        """Whether a finished run had steps to skip and skipped none."""
+        seen = len(run.steps)
+        try:
+            return not run.skips and len(self.config.plan(seen).full_steps(seen)) < seen
+        except ValueError:  # a schedule made for a longer run, of which this was a part
+            return False
+
+    def tell_if_idle(self, run: Run) -> None:
+        """Warn of a run of this model alone in which no step was skipped."""
+        if self.idle(run):
+            message = (
+                f"{self._title} made {len(run.steps)} steps in a run() and skipped none; "
+                "see tap_ext.explain(model)"
+            )
+            _logger.warning("%s", message)
+            warnings.warn(f"tap_ext: {message}", stacklevel=5)
 
     def finish(self, run: Run) -> None:
         """A run is over: its histories go, their buffers stay for the next one."""
@@ -446,8 +470,23 @@ def _misfit(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> 
         return f"{spec.timestep} is no tensor"
     if latents[0].dtype not in DTYPES:
         return f"{spec.latents} is {latents[0].dtype}; a history holds {DTYPES}"
+    if _holds_nothing(latents[0]):
+        return "values cannot be read in a call that is traced, exported, transformed or on meta"
     if torch.is_grad_enabled() and (
         latents[0].requires_grad or any(p.requires_grad for p in model.parameters())
     ):
         return "gradients are enabled; run under torch.no_grad() or torch.inference_mode()"
     return None
+
+
+def _holds_nothing(latents: Tensor) -> bool:
+    """Whether a call only shows what would be computed, so that there is nothing to choose by."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return (
+        latents.is_meta
+        or isinstance(latents, FakeTensor)
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or get_proxy_mode() is not None
+    )

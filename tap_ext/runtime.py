@@ -9,6 +9,7 @@ same ones. On any doubt the answer is a new branch, which begins with full steps
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tap_ext.graphs import Graphs
+from tap_ext.locks import Lock
 from tap_ext.report import Choice, RunRecord
 from tap_ext.state import Log, State
 
@@ -82,28 +84,48 @@ class Clock(Protocol):
         """Why this loop cannot be accelerated; None: it can."""
 
 
+class Watcher(Protocol):
+    """An engine that was called in a run."""
+
+    def tell_if_idle(self, run: Run) -> None:
+        """Warn where no step was skipped that could have been."""
+
+
 class Run:
     """One generation.
 
     Attributes:
         clock: the pipeline's, where one is known.
         exact: whether its beginning and end are known; else the timesteps must tell.
+        place: the thread and task that an inexact one was opened in.
         steps: the distinct steps seen, each as moment and timestep.
         skips: model calls that were predicted.
         full: model calls that ran in full and were remembered.
         fallbacks: model calls that ran untouched, by reason.
         holders: where its branches are.
+        watchers: who wants to say something at its end, where no pipeline does.
     """
 
     def __init__(self, clock: Clock | None = None, *, exact: bool = True) -> None:
         """A run timed by ``clock``, or by the timesteps alone."""
         self.clock = clock
         self.exact = exact
+        self.place = None if exact else _place()
         self.steps: set[tuple[Moment | None, float | None]] = set()
         self.skips = 0
         self.full = 0
         self.fallbacks: Counter[str] = Counter()
         self.holders: weakref.WeakSet[Branches] = weakref.WeakSet()
+        self.watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+def _place() -> tuple[int, Any]:
+    """The thread and the task that run now."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        task = None
+    return threading.get_ident(), None if task is None else weakref.ref(task)
 
 
 _run: ContextVar[Run | None] = ContextVar("tap_ext_run", default=None)
@@ -179,6 +201,8 @@ def run(clock: Clock | None = None, name: str = "") -> Iterator[Run]:
         yield opened
         for branches in list(opened.holders):
             branches.finish(opened)
+        for watcher in list(opened.watchers) if clock is None else ():
+            watcher.tell_if_idle(opened)
     except BaseException as error:
         failure = error
         raise
@@ -190,17 +214,33 @@ def run(clock: Clock | None = None, name: str = "") -> Iterator[Run]:
 
 
 def enter(opened: Run) -> None:
-    """Make ``opened`` the run of this context (thread, task) until the next one.
+    """Make ``opened`` the run of this context (thread, task) until ``leave`` or the next one.
 
-    For hosts that say where a run begins and give no call to wrap; it is told to no ``on_run``.
+    For hosts that say where a run begins and give no call to wrap.
     """
     _run.set(opened)
 
 
+def leave(
+    opened: Run, name: str = "", seconds: float = 0.0, error: BaseException | None = None
+) -> None:
+    """End what ``enter`` began, as the end of a ``run()`` does; ``on_run`` is told."""
+    if error is None:
+        for branches in list(opened.holders):
+            branches.finish(opened)
+    if _run.get() is opened:
+        _run.set(None)
+    _tell(opened, name, seconds, error)
+
+
 def current_run() -> Run:
-    """The run of this context (thread, task); an inexact one is opened where there is none."""
+    """The run of this context (thread, task); an inexact one is opened where there is none.
+
+    Tasks, and threads that tasks start, inherit what their parent has: an exact run, which they
+    are part of, but not what the parent's own timesteps are guessed to be.
+    """
     current = _run.get()
-    if current is None:
+    if current is None or (not current.exact and current.place != _place()):
         current = Run(exact=False)
         _run.set(current)
     return current
@@ -289,7 +329,7 @@ class Branches:
         """No run, no branch."""
         self._by_run: weakref.WeakKeyDictionary[Run, list[Branch]] = weakref.WeakKeyDictionary()
         self._spare: list[tuple[Any, Slot]] = []
-        self._lock = threading.RLock()  # one that an interrupt leaves locked must not block us
+        self._lock = Lock()
 
     def of(self, run: Run) -> list[Branch]:
         """The branches of a run, least recently used first."""
@@ -339,8 +379,11 @@ class Branches:
         return Slot()
 
     def retire(self, run: Run, branch: Branch) -> None:
-        """End one branch and keep its slot for another."""
-        self.of(run).remove(branch)
+        """End one branch and keep its slot for another; nothing where it has ended already."""
+        branches = self.of(run)
+        if branch not in branches:  # another thread has cleared all
+            return
+        branches.remove(branch)
         for state in branch.states.values():
             state.reset()
         with self._lock:
@@ -367,8 +410,9 @@ class Branches:
     @property
     def nbytes(self) -> int:
         """Bytes held by all histories, in use or spare."""
-        used = [b.slot for branches in list(self._by_run.values()) for b in branches]
-        return sum(slot.nbytes for slot in (*used, *(slot for _, slot in list(self._spare))))
+        with self._lock:
+            used = [b.slot for branches in self._by_run.values() for b in branches]
+            return sum(slot.nbytes for slot in (*used, *(slot for _, slot in self._spare)))
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:

@@ -6,7 +6,6 @@ copy from pageable memory would make every step wait for the device.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -15,13 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tap_ext.locks import Lock
+
 __all__ = ["upload"]
 
 CAPACITY = 1024
 """Arrays kept, least recently used first to go; each is of some hundred bytes."""
 
 _kept: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
-_lock = threading.RLock()  # one that an interrupt leaves locked must not block us
+_lock = Lock()
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -93,13 +93,16 @@ def test_a_run_is_taken_out_within_a_step() -> None:
     assert torch.equal(other.predict(x, 2 * x), _serial(1, config)[0][4])
 
 
-@pytest.mark.parametrize("config", [Config(window=4), Config(schedule=Adaptive(7))])
+@pytest.mark.parametrize(
+    "config", [Config(window=4), Config(schedule=Adaptive(7)), Config(method="teacache")]
+)
 def test_a_history_can_be_gone_on_with_twice(config: Config) -> None:
     expected, alone = _serial(1, config)
     state = State(config.plan(STEPS), config)
     _begun(state, 5)
     history, ends = state.detach(), []
     before = list(history.log.full_steps)
+    probe = None if history.previous is None else history.previous.clone()
     for _ in range(2):
         state.attach(history)
         ends.append([_step(state, x) for x in _series(1)[5:]])
@@ -107,6 +110,7 @@ def test_a_history_can_be_gone_on_with_twice(config: Config) -> None:
     assert all(map(torch.equal, *ends))
     assert all(map(torch.equal, ends[0], expected[5:]))
     assert history.log.full_steps == before
+    assert probe is None or torch.equal(history.previous, probe)
 
 
 def _addresses(state: State) -> list[Any]:
@@ -163,3 +167,37 @@ def test_another_configuration_is_refused() -> None:
     history = State(config=Config(order=1)).detach()
     with pytest.raises(ValueError, match="history must be of this state's configuration"):
         State(config=Config(order=2)).attach(history)
+
+
+def test_a_run_that_is_pushed_out_keeps_its_counts() -> None:
+    """The buffer that counted goes on with another run, or from nothing."""
+    config = Config(window=4)
+    other = State(config=config)
+    _begun(other, 8)
+    expected, history = other.log.chosen(), other.detach()
+    for kept in (history, State(config=config).detach()):
+        state = State(config=config)
+        _begun(state, 5)
+        log, chosen = state.log, state.log.chosen()
+        state.attach(kept)
+        assert log.chosen() == chosen != expected
+        assert state.log.chosen() == (expected if kept is history else {})
+    _begun(state, 8)
+    assert state.log.chosen() == expected
+
+
+def test_all_of_a_history_goes_where_it_is_sent() -> None:
+    state = State(config=Config(method="teacache"))
+    _begun(state, 8)
+    history = state.detach("meta")
+    tensors = [history.probes.planes, history.features.planes, history.previous, history.log.counts]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_what_is_taken_out_in_inference_mode_can_be_written_to_later() -> None:
+    state = State(config=Config(method="teacache"))
+    with torch.inference_mode():
+        _begun(state, 8)
+        history = state.detach("cpu")
+    for tensor in (history.probes.planes, history.features.planes, history.previous):
+        assert tensor is not None and not tensor.is_inference()

@@ -26,8 +26,8 @@ LAYERS = (
     ("config",),
     ("peers",),
     ("buffers", "placement"),
-    ("plan", "predictors", "ops"),
-    ("reference", "_library", "_checks", "_arguments", "uploads", "files"),
+    ("plan", "predictors", "ops", "modulation"),
+    ("reference", "_library", "_checks", "_arguments", "uploads", "files", "locks", "_version"),
 )
 """Top to bottom; a module may import its own layer and those below."""
 

@@ -401,3 +401,7 @@ def test_defaults_are_the_papers_window_and_the_third_step_from_the_end():
 def test_paced_checks_its_fields(field, value):
     with pytest.raises((TypeError, ValueError), match=f"^{field} must be"):
         Paced(**{"count": 2, "angles": (1.0, 0.5, 0.0), field: value})
+
+
+def test_paced_steps_may_follow_one_another_where_the_noise_goes_at_once() -> None:
+    assert Paced(4, (1.4, *[0.1] * 6)).full_steps(6) == [0, 1, 2, 3]

@@ -792,3 +792,71 @@ def test_newton_at_any_target_is_the_interpolant(history, target):
     weights = Newton(5).weights(past, target)
     got = sum(Fraction(w) * v for w, v in zip(weights, values, strict=True))
     assert abs(float(got - exact)) <= TOLERANCE * 10 * np.abs(weights).sum()
+
+
+def test_defaults_are_those_of_the_docstrings():
+    assert Taylor() == Taylor(2, 0.0) and TaylorSeer() == TaylorSeer(2, None)
+    assert HiCache() == HiCache(2, 0.5) and Newton() == Newton(2) and Hermite() == Hermite(2, 3)
+    assert AdamsBashforth() == AdamsBashforth(2)
+    assert Chebyshev() == Chebyshev(4, 0.1, 6, 1.0, None)
+    assert Function(lagrange) == Function(lagrange, 3)
+    assert candidates() == candidates(2, 4.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "history"),
+    [
+        (Reuse(), 1),
+        (Taylor(2), 3),
+        (TaylorSeer(1), 2),
+        (HiCache(3), 4),
+        (Newton(2), 3),
+        (Hermite(1, 5), 5),
+        (AdamsBashforth(2), 3),
+        (FoCa(), 3),
+        (Chebyshev(2, points=4), 4),
+    ],
+    ids=str,
+)
+def test_how_many_full_steps_a_predictor_uses(predictor, history):
+    past = [13.0, 12.0, 10.0, 9.0, 5.0, 2.0, 0.0]
+    assert predictor.history == history
+    weights = predictor.weights(past, 16)
+    assert np.abs(weights[:history]).min() > 0 and (weights[history:] == 0).all()
+
+
+def test_rows_are_the_same_where_they_differ_by_rounding_of_their_size():
+    def large(past, target):
+        return [1e6, 1.0 - 1e6]
+
+    def rounded(past, target):
+        return [1e6 + 1e-8, 1.0 - 1e6]
+
+    def other(past, target):
+        return [1e6 + 1e-3, 1.0 - 1e6]
+
+    assert rows([large, rounded, other], [1.0, 0.0], 2, 3).source == (0, 2)
+
+
+def test_rows_of_nothing_are_the_same():
+    def nothing(past, target):
+        return np.zeros(len(past))
+
+    def again(past, target):
+        return np.zeros(len(past))
+
+    assert rows([nothing, again], [1.0, 0.0], 2, 3).source == (0,)
+
+
+def test_a_history_of_nothing_is_refused_before_a_user_is_asked():
+    with pytest.raises(ValueError, match="past must begin with a finite position"):
+        rows([lambda past, target: []], [math.nan, 3.0], 5, 3)
+
+
+def test_weights_without_a_history_are_no_predictor():
+    class Weighing:
+        def weights(self, past, target):
+            return [1.0]
+
+    with pytest.raises(TypeError, match="must have weights"):
+        as_predictor(Weighing())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 import tap_ext
 from tap_ext import AdapterError, BackboneSpec, Blocks, Stream
 from tap_ext.backbones import SPECS
+from tap_ext.state import Step
+from tap_ext.steps import Steps
 from tap_ext.views import Call, Views, run_view, verify
+from tap_ext.views.check import misplaced
 from tap_ext.views.graft import expand, graft
 from tests import tiny
 from tests.pipelines.builders import accelerated, build, generate, make_transformer, untouched
@@ -43,6 +47,7 @@ class _Toy(nn.Module):
         self.blocks = nn.ModuleList(_Layer() for _ in range(3))
         self.head = nn.Linear(8, 4)
         self.table = nn.Linear(1, 8)
+        self.side = nn.Linear(8, 8)
 
     def forward(self, hidden_states: Tensor, timestep: Tensor) -> Any:
         tokens = entered = self.embed(hidden_states) + timestep[:, None, None]
@@ -51,6 +56,10 @@ class _Toy(nn.Module):
             before, tokens = tokens, block(tokens)
             if self.habit == "blocks by data" and torch.equal(before, tokens):
                 break
+        if self.habit == "a head by data" and not torch.equal(tokens, entered):
+            self.side(tokens)
+        if self.habit == "a table that matters":
+            return (self.head(tokens) + self.table(timestep[:, None, None]).mean(),)
         if self.habit == "a head twice":
             return (self.head(tokens) + self.head(entered),)
         if self.habit == "a shape by data":
@@ -97,6 +106,14 @@ HABITS: dict[str, tuple[dict[str, Any], str]] = {
         {"streams": (Stream("head", tokens="inside"),), "adds": True},
         "where the head's tokens lie cannot be seen in this call",
     ),
+    "a head by data": (
+        {"streams": (Stream("head"), Stream("side"))},
+        "a head is reached on full steps only, or on skip steps only",
+    ),
+    "a table that matters": (
+        {"idle": ("table",)},
+        "without its idle modules a later step is off by",
+    ),
     "a table by data": ({"idle": ("table",)}, "'table' was called 1 times on the full step"),
 }
 
@@ -129,6 +146,51 @@ def _told(target: Any, message: str, calls: int | None = None) -> None:
     count = model.fallbacks[reason]
     assert count > 0 and calls in (None, count)
     assert f"{count} calls ran untouched: {reason}" in tap_ext.explain(target)
+
+
+class _Passing(_Toy):
+    """Calls its blocks when asked to."""
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor, whole: bool = False) -> Any:
+        if whole:
+            return super().forward(hidden_states, timestep)
+        return (self.head(self.embed(hidden_states) + timestep[:, None, None]),)
+
+
+@torch.no_grad()
+def test_a_call_that_passes_the_blocks_by_is_told() -> None:
+    """As one that only fills a cache of keys and values; the model itself is not refused."""
+    message = "the first block or the head was not called"
+    latents, time = torch.randn(1, 6, 4), torch.ones(1)
+    model, truth = _Passing("none"), _Passing("none")
+    tap_ext.accelerate(model, window=3, spec=_spec(name="_Passing"))
+    with pytest.warns(UserWarning, match=message):
+        assert torch.equal(model(latents, time)[0], truth(latents, time)[0])
+    _told(model, message, 1)
+    for step in range(STEPS):
+        model(latents, torch.full((1,), 1 - step / STEPS), whole=True)
+    assert tap_ext.stats(model).skip == 4
+
+
+def test_a_call_that_never_reached_the_blocks_shows_nothing() -> None:
+    model = _Passing("none")
+    spec = _spec(name="_Passing")
+    views, call = Views(model, spec), Call.full(spec)
+    given = {"hidden_states": torch.randn(1, 6, 4), "timestep": torch.ones(1)}
+    with torch.no_grad():
+        output = run_view(views.full, call, (), given)
+        message = "the first block or the head was never called"
+        assert verify(views, call, output, (), given, between=False) == message
+        assert misplaced(views, (), given) == message
+
+
+def test_a_step_within_a_compilation_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(tap_ext.Config(graphs="skip"))
+    views: Any = SimpleNamespace(spec=_spec(graphs="all"))
+    plain: Any = SimpleNamespace(states={0: SimpleNamespace(decides_from_data=False)})
+    assert steps._obstacle(Step.SKIP, views, plain) is None
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert steps._obstacle(Step.SKIP, views, plain) == "the model is being compiled as a whole"
 
 
 def test_what_is_no_tensor_is_told() -> None:

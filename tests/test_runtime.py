@@ -16,7 +16,8 @@ import tap_ext
 from tap_ext import Config
 from tap_ext.backbones import SPECS
 from tap_ext.integrations.diffusers import engines_of
-from tap_ext.runtime import Branches, Run, held, run, signature
+from tap_ext.plan import Measured
+from tap_ext.runtime import Branches, Run, current_run, held, run, signature
 from tests import tiny
 
 FLUX = tiny.MODELS[0]
@@ -195,6 +196,7 @@ def test_conditioning_that_changes_at_every_call_cannot_fill_memory() -> None:
         for step in range(30):
             arguments["encoder_hidden_states"] = torch.randn(1, tiny.TEXT, 32)
             model(**arguments, timestep=torch.tensor([1 - step / 30]))
+        opened.watchers.clear()  # to be told that nothing was skipped is another test's
         bound = tap_ext.stats(model).models[0].nbytes
         assert opened.skips == 0
     one = tap_ext.accelerate(tiny.build(FLUX), SMALL)
@@ -339,3 +341,35 @@ def test_an_interrupt_between_a_lock_and_its_release_blocks_nobody_in_this_threa
         sys.settrace(before)
     assert branches._lock.acquire(blocking=False)
     assert branches.of(opened) == []
+
+
+def test_a_run_of_a_bare_model_that_skips_nothing_is_told_of() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    arguments = tiny.inputs(FLUX)
+
+    def steps(count: int) -> None:
+        with run(), torch.no_grad():
+            for step in range(count):
+                arguments["encoder_hidden_states"] = torch.randn(1, tiny.TEXT, 32)
+                model(**arguments, timestep=torch.tensor([1 - step / count]))
+
+    steps(3)  # nothing is ever skipped in so few
+    with pytest.warns(UserWarning, match=r"FluxTransformer2DModel made 8 steps in a run\(\) and"):
+        steps(8)
+    with pytest.raises(ValueError, match="own"), run():  # one that failed has its error
+        steps(3)
+        raise ValueError("own")
+
+
+def test_a_part_of_a_run_says_nothing_of_its_calibrated_plan() -> None:
+    plan = Measured((0, 1, 2, 3, 4, 5), 10)
+    model = tap_ext.accelerate(tiny.build(FLUX), schedule=plan)
+    with run():
+        tiny.sample(model, tiny.inputs(FLUX), STEPS, stop=5)
+    assert tap_ext.stats(model).skip == 0
+
+
+def test_a_run_that_has_no_end_takes_no_more_memory() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    assert not current_run().exact and not current_run().steps

@@ -6,8 +6,9 @@ A *mutant* is a file with one operator, constant, condition or statement changed
 test has *survived*: a test is missing, or the change makes no difference, which then has to be said
 in ``tests/mutants.txt``. Ends with 1 where a survivor is not explained there.
 
-Every mutant runs in a fork of one process that has imported torch already, and only the tests that
-execute its line do, those that killed others first.
+Every mutant runs in a fork of one process that has run the tests before, where the code of the
+changed function is exchanged; only the tests that execute its line run, those that killed others
+first. What is not in a function (defaults, constants) runs in a fork that has imported torch alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import functools
+import gc
+import multiprocessing
 import os
 import pickle
 import re
@@ -23,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +39,10 @@ EXPLAINED = ROOT / "tests" / "mutants.txt"
 
 TARGETS: dict[str, tuple[list[str], list[str]]] = {
     "plan": (["tap_ext/plan.py"], ["tests/test_plan.py", "tests/test_config.py"]),
-    "state": (["tap_ext/state.py"], ["tests/test_state.py"]),
+    "state": (
+        ["tap_ext/state.py", "tap_ext/buffers.py", "tap_ext/history.py"],
+        ["tests/test_state.py", "tests/test_history.py", "tests/test_buffers.py"],
+    ),
     "predictors": (
         [
             "tap_ext/predictors/base.py",
@@ -188,7 +196,6 @@ class _Reorder:
         self.wanted, self.killers, self.cost = wanted, killers, cost
         self.killer: str | None = None
         self.ran: dict[str, float] = {}
-        self.lines: dict[int, set[str]] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         if self.wanted is not None:
@@ -205,29 +212,30 @@ class _Reorder:
             self.killer = f"{report.nodeid} cannot be imported"
 
 
-class _Traced(_Reorder):
-    """Notes which test executes which line of a file."""
+def _caches() -> list[Any]:
+    """What tap_ext remembers of its functions' results: it would hide who needs a line."""
+    found = (t for t in gc.get_objects() if isinstance(t, functools._lru_cache_wrapper))
+    return [cache for cache in found if "tap_ext" in str(getattr(cache, "__module__", ""))]
 
-    def __init__(self, path: Path) -> None:
+
+class _Traced(_Reorder):
+    """Notes which test executes which line of some files."""
+
+    def __init__(self, paths: list[str]) -> None:
         super().__init__(None, Counter(), {})
-        self.path = str(path)
+        self.seen: dict[str, dict[int, set[str]]] = {str(ROOT / path): {} for path in paths}
 
     def pytest_runtest_protocol(self, item: Any) -> None:
-        import functools
-        import gc
-
-        for thing in gc.get_objects():  # a remembered result would hide who needs a line
-            if isinstance(thing, functools._lru_cache_wrapper) and "tap_ext" in str(
-                getattr(thing, "__module__", "")
-            ):
-                thing.cache_clear()
+        for cache in _caches():
+            cache.cache_clear()
 
         def line(frame: Any, event: str, _: Any) -> Any:
-            self.lines.setdefault(frame.f_lineno, set()).add(item.nodeid)
+            lines = self.seen[frame.f_code.co_filename]
+            lines.setdefault(frame.f_lineno, set()).add(item.nodeid)
             return line
 
         def enter(frame: Any, event: str, _: Any) -> Any:
-            if frame.f_code.co_filename != self.path:
+            if frame.f_code.co_filename not in self.seen:
                 return None
             return line(frame, event, _)
 
@@ -237,7 +245,7 @@ class _Traced(_Reorder):
         sys.settrace(None)
 
 
-def _forked(work: Callable[[], Any]) -> Any:
+def _forked(work: Callable[[], Any], seconds: int | None = CPU_SECONDS) -> Any:
     """What ``work`` returns, computed in a fork; None where that was killed."""
     read, write = os.pipe()
     child = os.fork()
@@ -245,7 +253,8 @@ def _forked(work: Callable[[], Any]) -> Any:
         os.close(read)
         status = 1
         try:
-            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+            if seconds is not None:
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
@@ -273,7 +282,7 @@ def _pytest(plugin: _Reorder, tests: list[str]) -> _Reorder:
 
 
 class _PythonRunner:
-    """Runs the tests of one target against mutants of one file after the other."""
+    """Runs the tests of one target against mutants of its files, one after the other."""
 
     def __init__(self, paths: list[str], tests: list[str]) -> None:
         import hypothesis
@@ -283,44 +292,139 @@ class _PythonRunner:
 
         torch.set_num_threads(1)
         self.tests, self.killers = tests, Counter[str]()
-        self.lines: dict[str, dict[int, set[str]]] = {}
-        self.cost: dict[str, float] = {}
-        for path in paths:
-            traced = _forked(lambda path=path: _pytest(_Traced(ROOT / path), tests))
-            if traced is None or traced.killer is not None:
-                raise SystemExit(f"the tests fail as it is: {traced and traced.killer}")
-            self.lines[path], self.cost = traced.lines, traced.ran
+        traced = _forked(lambda: _pytest(_Traced(paths), tests), seconds=None)
+        if traced is None or traced.killer is not None:
+            raise SystemExit(f"the tests fail as it is: {traced and traced.killer}")
+        self.lines = {path: traced.seen[str(ROOT / path)] for path in paths}
+        self.cost: dict[str, float] = traced.ran
+        self.warm = _Warm(paths, tests)
         del hypothesis, numpy, pytest
 
     def killer(self, mutant: Mutant) -> str | None:
         """The test that notices a mutant; None: none does."""
-        lines = self.lines[mutant.path]
-        wanted = lines.get(mutant.line)
-        if mutant.what.startswith(":") or _at_import(mutant, lines):
-            wanted = None  # done when the file is imported: any test may notice
-        elif not wanted:
-            return None
+        wanted = None  # done when the file is imported: any test may notice
+        if _changed(_plain(mutant.path), mutant) is not None:
+            wanted = self.lines[mutant.path].get(mutant.line)
+            if not wanted:
+                return None
+        plugin = _Reorder(wanted, self.killers, self.cost)
+        known, killer = self.warm.killer(mutant, plugin)
+        if not known:
 
-        def work(profile: str) -> _Reorder:
-            os.environ["HYPOTHESIS_PROFILE"] = profile
-            _serve(ROOT / mutant.path, mutant.source)
-            plugin = _Reorder(wanted, self.killers, self.cost)
-            return _pytest(plugin, self.tests)
+            def work() -> _Reorder:
+                _serve(ROOT / mutant.path, mutant.source)
+                return _pytest(plugin, self.tests)
 
-        killer = None
-        for profile in ("quick", "tap_ext"):
-            ran = _forked(lambda profile=profile: work(profile))
+            ran = _forked(work)
             killer = "out of time, or killed" if ran is None else ran.killer
-            if killer is not None:
-                break
         if killer is not None:
             self.killers[killer] += 1
         return killer
 
 
-def _at_import(mutant: Mutant, lines: dict[int, set[str]]) -> bool:
-    """Whether the line is no part of a function that a test calls, but of a class or a module."""
-    return mutant.line not in lines and "." not in mutant.what.split(":")[0]
+class _Warm:
+    """A process in which the tests have run, forked again for each mutant of a function's body."""
+
+    def __init__(self, paths: list[str], tests: list[str]) -> None:
+        self.tests = tests
+        self.here, there = multiprocessing.Pipe()
+        if os.fork() == 0:
+            try:
+                self.here.close()
+                self._serve(there, paths)
+            finally:
+                os._exit(0)
+        there.close()
+
+    def killer(self, mutant: Mutant, plugin: _Reorder) -> tuple[bool, str | None]:
+        """Whether this can tell, and the test that notices the mutant."""
+        self.here.send((mutant, plugin))
+        answer: tuple[bool, str | None] = self.here.recv()
+        return answer
+
+    def _serve(self, pipe: Any, paths: list[str]) -> None:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(quiet, stream)
+        _pytest(_Reorder(None, Counter(), {}), self.tests)
+        living: dict[tuple[str, str], list[types.FunctionType]] = {}
+        names: dict[Any, tuple[str, str]] = {}
+        for path in paths:
+            whole = compile((ROOT / path).read_text(), str(ROOT / path), "exec")
+            for name, code in _bodies(whole).items():
+                names[str(ROOT / path), name, code.co_firstlineno] = path, name
+        for thing in gc.get_objects():
+            if isinstance(thing, types.FunctionType):
+                code = thing.__code__
+                key = (code.co_filename, thing.__qualname__, code.co_firstlineno)
+                if key in names:
+                    living.setdefault(names[key], []).append(thing)
+        self.caches = _caches()
+        gc.freeze()  # a collection would copy every page of this process into each fork
+        while True:
+            try:
+                mutant, plugin = pipe.recv()
+            except EOFError:
+                return
+            name = _changed(_plain(mutant.path), mutant)
+            functions = living.get((mutant.path, name or ""))
+            if name is None or functions is None:
+                pipe.send((False, None))
+                continue
+            code = _bodies(compile(mutant.source, mutant.path, "exec"))[name]
+            code = code.replace(co_filename=str(ROOT / mutant.path))
+            work = functools.partial(self._exchanged, functions, code, plugin)
+            ran = _forked(work)
+            pipe.send((True, "out of time, or killed" if ran is None else ran.killer))
+
+    def _exchanged(
+        self, functions: list[types.FunctionType], code: types.CodeType, plugin: _Reorder
+    ) -> _Reorder:
+        for function in functions:
+            function.__code__ = code
+        for cache in self.caches:
+            cache.cache_clear()
+        return _pytest(plugin, self.tests)
+
+
+def _bodies(code: types.CodeType, scope: str = "", found: Any = None) -> dict[str, types.CodeType]:
+    """The functions of a module and of its classes, and, as ``""``, all that is in none."""
+    found = {} if found is None else found
+    found[scope] = code
+    for part in code.co_consts:
+        if isinstance(part, types.CodeType):
+            name = f"{scope}.{part.co_name}".lstrip(".")
+            is_class = not part.co_flags & 2  # CO_NEWLOCALS
+            if is_class:
+                _bodies(part, name, found)
+            else:
+                found[name] = part
+    return found
+
+
+@functools.cache
+def _plain(path: str) -> dict[str, types.CodeType]:
+    source = ast.unparse(ast.parse((ROOT / path).read_text()))
+    return _bodies(compile(source, path, "exec"))
+
+
+def _changed(plain: dict[str, types.CodeType], mutant: Mutant) -> str | None:
+    """The function whose body a mutant changes; None: what runs when the file is imported."""
+    bodies = _bodies(compile(mutant.source, mutant.path, "exec"))
+    other = [name for name, code in bodies.items() if _told(code) != _told(plain[name])]
+    inside = len(other) == 1 and plain[other[0]].co_flags & 2
+    return other[0] if inside else None
+
+
+def _told(code: types.CodeType) -> Any:
+    """What a function does, as a value; of a class or a module, without its functions."""
+    whole = bool(code.co_flags & 2)
+    parts = (
+        _told(part) if isinstance(part, types.CodeType) else (type(part), repr(part))
+        for part in code.co_consts
+        if whole or not isinstance(part, types.CodeType)
+    )
+    return code.co_code, code.co_names, code.co_varnames, tuple(parts)
 
 
 def _serve(path: Path, source: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import torch
+
+from tap_ext.locks import Lock
 
 __all__ = ["CudaRecorder", "Recorder", "Recording", "recorder_for"]
 
@@ -36,9 +37,8 @@ class Recorder(Protocol):
         """
 
 
-_recording = threading.RLock()
-"""Held while anything is recorded: one at a time in a process. Should an interrupt come before it
-is let go of, the thread that was interrupted can still take it again."""
+_recording = Lock()
+"""Held while anything is recorded: one at a time in a process."""
 
 
 class CudaRecorder:

@@ -14,6 +14,7 @@ import functools
 import inspect
 import logging
 import math
+import os
 import re
 import sys
 import threading
@@ -167,7 +168,13 @@ _installed: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictiona
 def find_engine(model: nn.Module) -> Engine | None:
     """The engine installed on a module; None: there is none."""
     engine = _installed.get(id(model))
-    return engine if engine is not None and engine.stands_for(model) else None
+    if engine is not None and engine.stands_for(model):
+        return engine
+    for place, name in _slots(model):  # an interrupt may come before it is noted, or after
+        found = place.get(name)
+        if isinstance(found, Engine) and found.stands_for(model):
+            return found
+    return None
 
 
 def uninstall(model: nn.Module) -> None:
@@ -178,12 +185,15 @@ def uninstall(model: nn.Module) -> None:
     engine = find_engine(model)
     if engine is None:
         return
-    del _installed[id(model)]
+    _installed.pop(id(model), None)
     engine.retire()
     for place, name in list(_slots(model)):
         forward = place.get(name)
         if forward is not None and forward is engine:
-            place[name] = engine.original
+            if name == "forward" and place is model.__dict__:
+                del place[name]  # the class's own is behind it
+            else:
+                place[name] = engine.original
         _unwrap_from(forward, engine)
     if _is_plain(model, model.__dict__.get("forward")):
         del model.__dict__["forward"]
@@ -320,29 +330,57 @@ def _accelerated(cls: Any) -> Any:
     return type(cls)(cls.__name__, (cls,), body)
 
 
-_stepping: dict[int, tuple[int]] = {}
-"""Which thread is in a denoising loop of which scheduler."""
+class _Loop:
+    """A denoising loop that runs; lives as long as the frame that entered it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
+_stepping: dict[int, weakref.ref[_Loop]] = {}
+"""Who is in a denoising loop of which scheduler, by its identity. An interrupt may come before an
+entry is taken back; then it goes with the frame."""
+
+
+def _only_this_thread() -> None:
+    """In a child of a fork, no other thread is in any loop."""
+    for key, entry in list(_stepping.items()):
+        loop = entry()
+        if loop is None or loop.thread != threading.get_ident():
+            _stepping.pop(key, None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_only_this_thread)
 
 
 @contextlib.contextmanager
 def _alone(pipeline: Any) -> Iterator[None]:
     """Refuse a second thread in the same scheduler's steps: both pictures would be a mixture."""
-    scheduler, thread = getattr(pipeline, "scheduler", None), threading.get_ident()
+    scheduler = getattr(pipeline, "scheduler", None)
     if not hasattr(scheduler, "step_index"):
         yield  # it counts no steps, so it can be shared
         return
-    mine = (thread,)
-    if (owner := _stepping.setdefault(id(scheduler), mine)) != mine:
-        raise RuntimeError(
-            f"{type(pipeline).__name__} is in use by thread {owner[0]}, and its scheduler counts "
-            "the steps of one run; give each request a copy of its own, as diffusers' "
-            "RequestScopedPipeline does, or copy.copy(pipe) with another scheduler"
-        )
+    key, mine = id(scheduler), _Loop()
+    entry = weakref.ref(mine, functools.partial(_take_back, key))
     try:
+        owner = _stepping.setdefault(key, entry)()
+        if owner is None:
+            _stepping[key] = entry
+        elif owner.thread != mine.thread:
+            raise RuntimeError(
+                f"{type(pipeline).__name__} is in use by thread {owner.thread}, and its scheduler "
+                "counts the steps of one run; give each request a copy of its own, as diffusers' "
+                "RequestScopedPipeline does, or copy.copy(pipe) with another scheduler"
+            )
         yield
     finally:
-        if owner is mine:  # not a call from inside a call
-            del _stepping[id(scheduler)]
+        _take_back(key, entry)
+
+
+def _take_back(key: int, entry: weakref.ref[_Loop]) -> None:
+    if _stepping.get(key) is entry:  # else it was a call from inside a call
+        _stepping.pop(key, None)
 
 
 def _with_fewer_steps(
@@ -367,10 +405,9 @@ def _with_fewer_steps(
 
 def _tell_if_idle(pipeline: Any, engine: Engine, opened: Run) -> None:
     """Warn where the plan had steps to skip and none was: the worst is to be off in silence."""
-    seen = len(opened.steps)
-    if not opened.skips and len(engine.config.plan(seen).full_steps(seen)) < seen:
+    if engine.idle(opened):
         _warn(
-            f"{type(pipeline).__name__} made {seen} steps and skipped none; "
+            f"{type(pipeline).__name__} made {len(opened.steps)} steps and skipped none; "
             "see tap_ext.explain(pipe)"
         )
 

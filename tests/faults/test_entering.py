@@ -6,10 +6,13 @@ import dataclasses
 import importlib
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import tap_ext
 from tap_ext import ops, reference
@@ -74,6 +77,68 @@ def test_with_gradients_nothing_is_skipped() -> None:
     for left, right in zip(model.parameters(), truth.parameters(), strict=True):
         assert torch.equal(left.grad, right.grad)
     assert tap_ext.stats(model).skip == 0
+
+
+def test_a_warning_that_is_an_error_is_counted_and_comes_once() -> None:
+    """Row 32: with ``-W error`` the first call says it, and the next ones run untouched."""
+    model, moment = fast(), torch.tensor([0.5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UserWarning, match="gradients are enabled"):
+            model(**given(), timestep=moment)
+        output = model(**given(), timestep=moment)[0]
+    assert torch.equal(output, plain()(**given(), timestep=moment)[0])
+    assert list(tap_ext.stats(model).models[0].fallbacks.values()) == [2]
+    assert torch.equal(sample(model), sample(fast()))
+
+
+def _by_vmap(model: nn.Module, latents: Tensor, rest: dict[str, Any]) -> Tensor:
+    return torch.vmap(lambda one: model(hidden_states=one[None], **rest)[0][0])(latents)
+
+
+def _by_trace(model: nn.Module, latents: Tensor, rest: dict[str, Any]) -> Tensor:
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, latents: Tensor) -> Tensor:
+            return self.model(hidden_states=latents, **rest)[0]
+
+    traced = torch.jit.trace(Called(), (torch.zeros_like(latents),), check_trace=False)
+    return traced(latents)
+
+
+def _by_graph(model: nn.Module, latents: Tensor, rest: dict[str, Any]) -> Tensor:
+    call = make_fx(lambda one: model(hidden_states=one, **rest)[0])
+    return call(torch.zeros_like(latents))(latents)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("way", [_by_vmap, _by_trace, _by_graph])
+def test_a_call_that_only_shows_what_would_be_computed_is_untouched(way: Any) -> None:
+    """Traced or transformed: what comes out is the model's, there is a reason, and no history."""
+    model, rest = fast(), given() | {"timestep": torch.tensor([0.5])}
+    latents = rest.pop("hidden_states")
+    with torch.no_grad(), pytest.warns(UserWarning, match="values cannot be read in a call that"):
+        result = way(model, latents, rest)
+    with torch.no_grad():
+        torch.testing.assert_close(result, plain()(hidden_states=latents, **rest)[0])
+    assert "untouched: values cannot be read" in tap_ext.explain(model)
+    assert torch.equal(sample(model), sample(fast()))
+
+
+def test_a_model_on_the_meta_device_shows_its_shapes() -> None:
+    """What loaders and planners of memory do."""
+    model, shown = fast().to("meta"), {k: v.to("meta") for k, v in given().items()}
+    with torch.no_grad(), pytest.warns(UserWarning, match="traced, exported, transformed or on"):
+        output = model(**shown, timestep=torch.ones(1, device="meta"))[0]
+    assert output.shape == given()["hidden_states"].shape
+
+
+def test_the_forward_has_the_code_that_exporters_read() -> None:
+    model = fast()
+    assert model.forward.__code__ is type(model).forward.__code__
 
 
 def test_without_the_compiled_library_the_result_is_the_same(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -9,6 +13,7 @@ import torch
 from diffusers import FlowMatchHeunDiscreteScheduler, FlowMatchLCMScheduler
 
 import tap_ext
+from tap_ext.integrations import diffusers as host
 from tests.faults.common import CONFIG, done, fast, given, sample
 from tests.pipelines.builders import (
     CLOSE,
@@ -62,6 +67,54 @@ def test_a_module_that_raises_leaves_nothing_behind(module: str, call: int) -> N
         sample(model, given(7))
     hook.remove()
     assert torch.equal(sample(model), sample(fast()))
+
+
+def _pressed(code: CodeType, at: int, work: Callable[[], Any]) -> bool:
+    """Whether Ctrl-C, pressed at the given executed line of a function, stopped the work."""
+    seen = 0
+
+    def line(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal seen
+        seen += event == "line"
+        if seen == at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: line if frame.f_code is code else None)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_at_the_door_locks_nobody_out() -> None:
+    """Row 9: Ctrl-C on any line of what keeps a second thread out; the next thread comes in."""
+    pipe, code, at = accelerated(), host._alone.__wrapped__.__code__, 1
+    while _pressed(code, at, lambda: generate(pipe)):
+        made: list[torch.Tensor] = []
+        thread = threading.Thread(target=lambda made=made: made.append(generate(pipe)))
+        thread.start()
+        thread.join()
+        assert len(made) == 1 and torch.equal(made[0], expected())
+        assert not host._stepping
+        at += 1
+    assert at > 5
+
+
+@pytest.mark.parametrize("line", range(1, 30))
+def test_an_interrupt_while_a_model_is_entered_can_be_mended(line: int) -> None:
+    """Row 14: after it, accelerate does all that it does, and restore undoes all."""
+    pipe = build()
+    _pressed(host.install.__code__, line, lambda: tap_ext.accelerate(pipe, **WINDOWED))
+    assert torch.equal(generate(tap_ext.accelerate(pipe, **WINDOWED)), expected())
+    _pressed(host.uninstall.__code__, line, lambda: tap_ext.restore(pipe))
+    assert torch.equal(generate(tap_ext.restore(pipe)), untouched())
+    assert "forward" not in vars(pipe.transformer)
 
 
 @pytest.mark.parametrize("step", [0, 3, 5])

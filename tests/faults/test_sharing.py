@@ -6,18 +6,21 @@ import asyncio
 import copy
 import os
 import pickle
+import signal
+import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tap_ext
-from tap_ext.runtime import run
+from tap_ext.integrations import diffusers as host
+from tap_ext.runtime import current_run, run
 from tests.faults.common import STEPS, fast, given, plain, sample
 from tests.pipelines.builders import (
     accelerated,
@@ -126,6 +129,101 @@ def test_tasks_of_one_thread_do_not_meet() -> None:
     assert all(map(torch.equal, together, alone))
 
 
+def _loop(model: nn.Module, seed: int) -> Iterator[Tensor]:
+    """A sampling loop without a run, step by step; all of them share a prompt."""
+    arguments = {**given(5), "hidden_states": given(seed)["hidden_states"]}
+    for step in range(STEPS):
+        with torch.no_grad():
+            made = model(**arguments, timestep=torch.tensor([1 - step / STEPS]))[0]
+        arguments["hidden_states"] = arguments["hidden_states"] - made / STEPS
+        yield arguments["hidden_states"]
+
+
+def _alone(seed: int) -> Tensor:
+    *_, last = _loop(fast(), seed)
+    return last
+
+
+def test_tasks_take_over_no_run_that_was_guessed_before_them() -> None:
+    """Row 11: their contexts are copies of one in which the model has run already."""
+    model = fast()
+    sample(model, given(9))
+
+    async def task(seed: int) -> Tensor:
+        made = []
+        for latents in _loop(model, seed):
+            made.append(latents)
+            await asyncio.sleep(0)
+        return made[-1]
+
+    async def both() -> list[Tensor]:
+        return await asyncio.gather(task(1), task(2))
+
+    assert all(map(torch.equal, asyncio.run(both()), [_alone(1), _alone(2)]))
+
+
+def test_threads_of_tasks_take_over_no_run_either() -> None:
+    """Row 11: ``asyncio.to_thread`` copies the context, too; here they step together."""
+    model, barrier = fast(), threading.Barrier(2, timeout=60)
+    sample(model, given(9))
+
+    def work(seed: int) -> Tensor:
+        made = []
+        for latents in _loop(model, seed):
+            made.append(latents)
+            barrier.wait()
+        return made[-1]
+
+    async def both() -> list[Tensor]:
+        return await asyncio.gather(*(asyncio.to_thread(work, seed) for seed in (1, 2)))
+
+    assert all(map(torch.equal, asyncio.run(both()), [_alone(1), _alone(2)]))
+
+
+def test_a_run_that_was_opened_is_shared_with_the_threads_of_its_task() -> None:
+    """Row 11: each step in another thread, inside one ``run()``."""
+    model = fast()
+
+    async def whole() -> Tensor:
+        steps = _loop(model, 1)
+        with run() as opened:
+            for _ in range(STEPS):
+                latents = await asyncio.to_thread(next, steps)
+                assert await asyncio.to_thread(current_run) is opened
+        return latents
+
+    assert torch.equal(asyncio.run(whole()), _alone(1))
+
+
+def test_two_threads_that_accelerate_one_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 14: as the workers of a server do at their start; the second waits for the first."""
+    pipe, install, inside = build(), host.install, threading.Semaphore(0)
+    met: list[bool] = []
+
+    def slow(*given: Any) -> Any:
+        inside.release()
+        met.append(inside.acquire(timeout=0.5) and inside.acquire(timeout=0.5))
+        return install(*given)
+
+    monkeypatch.setattr(host, "install", slow)
+    twice = _together([lambda: tap_ext.accelerate(pipe, window=3, warmup=3)] * 2)
+    assert twice == [pipe, pipe] and met == [False]
+    assert torch.equal(generate(pipe), expected())
+    assert torch.equal(generate(tap_ext.restore(pipe)), untouched())
+
+
+def test_a_branch_that_another_thread_has_cleared_ends_quietly() -> None:
+    """Row 13: ``restore`` in one thread, a change of shape in another."""
+    model = fast()
+    with run() as opened:
+        sample(model, steps=1)
+        branches = next(iter(opened.holders))
+        (branch,) = branches.of(opened)
+        branches.clear()
+        branches.retire(opened, branch)
+        assert branches.nbytes == 0
+
+
 @pytest.mark.cuda
 def test_a_stream_of_ones_own() -> None:
     """Row 11: under a current stream that is not the default one, alone and two at once."""
@@ -183,6 +281,48 @@ def test_a_forked_child_makes_the_same() -> None:
         os._exit(0 if right else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert torch.equal(sample(model), truth)
+
+
+def _forked(work: Callable[[], bool]) -> bool:
+    """What a forked child finds out; it is ended when it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            right = work()
+        except BaseException:
+            right = False
+        os._exit(0 if right else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_forked_while_another_thread_works_is_free() -> None:
+    """Row 16: that thread is not there in the child, nor what it held."""
+    pipe, entered, leave = accelerated(), threading.Event(), threading.Event()
+    (engine,) = host.engines_of(pipe)
+    entry = sys.modules["tap_ext.accelerate"]  # the package has a function of that name
+
+    def hold(*_: Any) -> None:
+        with engine._branches._lock, entry._lock:
+            entered.set()
+            assert leave.wait(120)
+
+    other = threading.Thread(target=lambda: generate(pipe, **at_step(3, hold)))
+    other.start()
+    assert entered.wait(60)
+
+    def work() -> bool:
+        right = torch.equal(generate(pipe), expected())
+        return right and torch.equal(generate(tap_ext.restore(pipe)), untouched())
+
+    try:
+        assert _forked(work)
+    finally:
+        leave.set()
+        other.join()
+    assert torch.equal(generate(pipe), expected())
 
 
 @pytest.mark.cuda

@@ -10,6 +10,12 @@ import torch
 from tap_ext.graphs import recorder
 
 
+@pytest.fixture(autouse=True)
+def _no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build of torch without CUDA cannot be asked this."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+
 def _ask() -> str | None:
     return object.__new__(recorder.CudaRecorder).busy()
 
@@ -17,10 +23,12 @@ def _ask() -> str | None:
 def test_one_capture_at_a_time_in_a_process() -> None:
     with ThreadPoolExecutor(1) as elsewhere:
         elsewhere.submit(recorder._recording.acquire).result()
-        assert _ask() == "another thread is capturing"
-        with pytest.raises(RuntimeError, match="another thread is capturing"):
-            object.__new__(recorder.CudaRecorder).record(lambda: None)
-        elsewhere.submit(recorder._recording.release).result()
+        try:
+            assert _ask() == "another thread is capturing"
+            with pytest.raises(RuntimeError, match="another thread is capturing"):
+                object.__new__(recorder.CudaRecorder).record(lambda: None)
+        finally:
+            elsewhere.submit(recorder._recording.release).result()
     assert _ask() is None
 
 
