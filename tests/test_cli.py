@@ -59,6 +59,13 @@ def test_a_wrong_argument_is_named(
     assert argument in refusal(capsys, "demo", f"{argument}={value}")
 
 
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"tap_ext {tap_ext.__version__}\n"
+
+
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "'sing'" in refusal(capsys, "sing")
     assert "COMMAND" in refusal(capsys)
@@ -311,5 +318,25 @@ def test_a_class_without_a_spec_is_told(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["spec", "FluxTransformer"]) == 1
     assert "did you mean FluxTransformer2DModel?" in capsys.readouterr().err
     assert main(["spec", "UNet"]) == 1
-    assert "UNet has no spec; see --list" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("tap_ext spec: UNet has no spec; its first call will be watched")
+    assert "docs/add_a_backbone.md" in error and error.count("\n") == 1
     assert "class names or --list" in refusal(capsys, "spec")
+
+
+def test_what_can_be_evaluated_is_listed_as_data_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"models", "methods"} <= told.keys() and "bundled" in told["models"]
+    assert "default" in told["methods"]
+
+
+def test_where_nothing_was_kept_nothing_is_promised(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    out = f"--out={tmp_path / 'file'}"
+    assert main(["evaluate", "--steps=4", "--full-steps=2", "--seeds=1", out]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "evaluate" in line]
+    assert "file" in line and line.endswith("no picture was finished")
+    assert (tmp_path / "file").read_text() == "mine"

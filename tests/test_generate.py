@@ -185,6 +185,9 @@ def test_a_video_without_its_writer_is_refused_before_it_is_made(
         (["--prompt=sea", "--full-steps=4", "--window=4"], "full_steps must not be given beside"),
         (["--prompt=sea", "--untouched", "--preset=fast"], "--untouched"),
         (["--prompt=sea", "--out=x.mp4"], "must be a folder or end in .png"),
+        (["--prompt=sea", "--out="], "argument --out: must be a path, got ''"),
+        (["--prompt=sea", "--out=a\0b"], "argument --out: must be a path"),
+        (["--prompts="], "argument --prompts: must be a path"),
         (["--prompt=sea", "--seeds=0,1", "--out=x.png"], "must be a folder for 2 results"),
     ],
 )
@@ -252,7 +255,7 @@ def test_a_folder_that_cannot_be_written(
     out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(out))
+        raise PermissionError(13, "Permission denied", str(out if call == "mkdir" else out / "tmp"))
 
     where = (Path, "mkdir") if call == "mkdir" else ("tempfile.TemporaryFile",)
     monkeypatch.setattr(*where, refuse)
@@ -295,6 +298,8 @@ def test_interrupted_it_keeps_what_is_whole(out: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # in the background of a script it is ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     told = process.stdout.readline()  # the first picture is there
@@ -368,6 +373,23 @@ class TestPlot:
         assert "exists; --overwrite" in refused(capsys, *arguments)
         assert main([*arguments, "--overwrite"]) == 0
         assert capsys.readouterr().out == f"{target}\n"
+
+    def test_an_empty_prompt_is_none(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        target = tmp_path / "plot.png"
+        message = refused(capsys, "plot", "--prompt=", f"--out={target}")
+        assert "argument --prompt: must be given for bundled" in message
+        assert not target.exists()
+
+    def test_a_size_is_chosen_as_everywhere(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        save_random_checkpoint(tmp_path / "flux")
+        model = ("plot", "--prompt=a", f"--model={tmp_path / 'flux'}", "--dtype=float32", STEPS)
+        size = ("--height=16", "--width=32")
+        assert main([*model, *size, f"--out={tmp_path / 'plot.png'}"]) == 0
+        assert pixels(tmp_path / "plot.png").size
 
     def test_what_has_no_skip_step_cannot_be_drawn(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,17 +1,17 @@
-"""xDiT: an adapter in its registry of cached transformers.
+"""xDiT: TAP in the place of its TeaCache and FBCache.
 
-``xfuser/model_executor/cache/diffusers_adapters`` in xdit-project/xDiT (commit 175e0bf) looks an
-adapter's name up by the transformer's class, imports that module from its own package, and calls
-``apply_cache_on_transformer(transformer, **arguments)`` there. After ``register(Config(),
-FluxTransformer2DModel)`` the pipelines' ``--use_teacache`` and ``--use_fbcache`` mean TAP for that
-class. Nothing is reduced over ranks: each holds the tokens that its own blocks are given.
+Of xfuser 0.7.0. ``apply_cache`` of ``xfuser/model_executor/cache/adapters`` imports
+``apply_teacache`` from ``flux.py`` beside it, or ``apply_fbcache`` from there or from ``flux2.py``,
+when it is called, calls it with the transformer and thresholds, and goes on with the transformer
+that it had. (Until 0.6 adapters stood in a registry, which is gone.) After ``register(Config(),
+FluxTransformer2DModel)`` the pipelines' ``--cache_method teacache`` and ``fbcache`` mean TAP for
+that class. Nothing is reduced over ranks: each holds the tokens that its own blocks are given.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,9 @@ from tap_ext.config import Config
 
 __all__ = ["register"]
 
-_ADAPTERS = "xfuser.model_executor.cache.diffusers_adapters"
+_ADAPTERS = "xfuser.model_executor.cache.adapters"
+_PLACES = {"flux": ("apply_teacache", "apply_fbcache"), "flux2": ("apply_fbcache",)}
+_MARK = "tap_ext_configs"
 
 
 def register(config: Config, *classes: type[nn.Module]) -> None:
@@ -29,22 +31,33 @@ def register(config: Config, *classes: type[nn.Module]) -> None:
 
     Args:
         config: how; xDiT's own thresholds have no meaning here and are ignored.
-        classes: exact classes, as xDiT's registry wants them.
+        classes: exact classes; other transformers keep xDiT's caches.
 
     Raises:
-        ImportError: xDiT is not installed.
+        ImportError: xDiT is not installed, or is older than 0.7.
         ValueError: no class is given.
     """
     if not classes:
         raise ValueError("classes must name at least one transformer class, got none")
-    registry = importlib.import_module(f"{_ADAPTERS}.registry")
+    for place, names in _PLACES.items():
+        module = importlib.import_module(f"{_ADAPTERS}.{place}")
+        for name in names:
+            function = getattr(module, name)
+            if not hasattr(function, _MARK):
+                function = _replaced(function)
+                setattr(module, name, function)
+            getattr(function, _MARK).update(dict.fromkeys(classes, config))
 
-    def apply_cache_on_transformer(transformer: nn.Module, **_: Any) -> nn.Module:
+
+def _replaced(original: Any) -> Any:
+    configs: dict[type[nn.Module], Config] = {}
+
+    @functools.wraps(original)
+    def apply(transformer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        config = configs.get(type(transformer))
+        if config is None:
+            return original(transformer, *args, **kwargs)
         return accelerate(transformer, config)
 
-    name = f"tap_ext_{id(apply_cache_on_transformer)}"
-    adapter = ModuleType(f"{_ADAPTERS}.{name}")
-    vars(adapter)["apply_cache_on_transformer"] = apply_cache_on_transformer
-    sys.modules[adapter.__name__] = adapter
-    for cls in classes:
-        registry.register_transformer_adapter(cls, name)
+    setattr(apply, _MARK, configs)
+    return apply

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 import tap_ext
+from tap_ext.app.looks import SHOWN, Looks, Picture, Side
+from tap_ext.app.preview import Preview
+from tap_ext.app.watch import watched
 from tap_ext.config import Config
 from tap_ext.evaluate.models import Model
 from tap_ext.plots import maps
 from tap_ext.report import Choice
 
-__all__ = ["Comparer", "Frame", "Outcome", "Side"]
-
-SHOWN = 384
-"""Pictures smaller than so many pixels are enlarged without smoothing."""
+__all__ = ["GAIN", "SHOWN", "Comparer", "Frame", "Outcome", "Side"]
 
 GAIN = 8
 """By how much the difference of two pictures is amplified."""
-
-Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two runs.
-
-    Attributes:
-        picture: (H, W, 3), what there is of it; None: nothing yet.
-        step: how many steps are done.
-        steps: how many there are.
-        seconds: wall clock so far.
-        full_steps: indices of the steps that ran in full; None: not known before the end.
-        done: whether ``picture`` is the result.
-    """
-
-    picture: Picture | None
-    step: int
-    steps: int
-    seconds: float = 0.0
-    full_steps: tuple[int, ...] | None = None
-    done: bool = False
-
-    def __str__(self) -> str:
-        """One line to stand beneath the picture."""
-        if not self.done:
-            return f"step {self.step} of {self.steps}" if self.step else "waiting"
-        count = self.steps if self.full_steps is None else len(self.full_steps)
-        return f"{self.seconds:.2f} s, {count} of {self.steps} steps full"
 
 
 @dataclass(frozen=True)
@@ -67,17 +33,19 @@ class Outcome:
         picture: (H, W, 3), its result.
         full_steps: indices of its full steps.
         choices: of its skip steps, by step.
+        frames: of its latents.
     """
 
     picture: Picture
     full_steps: tuple[int, ...]
     choices: dict[int, Choice]
+    frames: int = 1
 
     def overlay(self, step: int) -> tuple[Picture, str]:
         """The order of each token at a step over the picture, and a line about it."""
         if step not in self.choices:
             return self.picture, f"step {step} ran in full: no token was predicted"
-        choice = self.choices[step]
+        choice = _middle(self.choices[step], self.frames)
         shown = maps.overlay(choice, self.picture)
         if shown is None:
             return self.picture, f"step {step}: the tokens fill no grid of this picture"
@@ -108,23 +76,22 @@ class Frame:
     outcome: Outcome | None = None
 
 
-class _Stopped(Exception):
-    """Nobody looks any more."""
-
-
 class Comparer:
     """Runs one model both ways. Runs of several threads do not disturb one another."""
 
-    def __init__(self, model: Model, pause: float = 0.0) -> None:
+    def __init__(self, model: Model, pause: float = 0.0, **call: Any) -> None:
         """Of ``model``, which stays untouched: every run has a pipeline of its own.
 
         Args:
             model: what generates.
-            pause: seconds between two looks at a run at least. Every look costs time that the run
-                then lacks on a machine with few cores.
+            pause: seconds between two looks at a run at least; slow looks are rarer still. 0: a
+                look after every step.
+            call: what of the pipeline's call a preview should know: height, width, num_frames.
         """
         self.model = model
         self.pause = pause
+        self.call = call
+        self._warm = False
 
     def compare(
         self, prompt: str, seed: int, steps: int, preset: str, full_steps: int | None = None
@@ -147,6 +114,9 @@ class Comparer:
         config = Config(preset=preset, trace=True)
         if full_steps is not None:
             config = config.replace(full_steps=full_steps)
+        if not self._warm:  # else the untouched run, which comes first, would pay for all set-up
+            self.model.generate(self.model.twin(), [prompt], [seed], 2)
+            self._warm = True
         frame = Frame(Side(None, 0, steps), Side(None, 0, steps))
         for side in self._watched(self.model.twin(), prompt, seed, steps):
             frame = replace(frame, untouched=side)
@@ -167,60 +137,35 @@ class Comparer:
         yield Frame(frame.untouched, side, difference, float(psnr), outcome)
 
     def _watched(self, pipe: Any, prompt: str, seed: int, steps: int) -> Iterator[Side]:
-        """Generates in a thread of its own; yields after every step, at last the result."""
-        seen: queue.Queue[Tensor | BaseException | None] = queue.Queue()
-        stop = threading.Event()
-        _observe(pipe, seen, stop)
-        result: list[tuple[Tensor, float]] = []
-        begin = time.perf_counter()
+        """Generates in a thread of its own; yields after its steps, at last the result."""
+        looks = Looks(self._preview(pipe), steps, self.pause)
 
         def work() -> None:
             try:
-                made = self.model.generate(pipe, [prompt], [seed], steps)[0]
-                result.append((made, time.perf_counter() - begin))
-                seen.put(None)
+                looks.begin()
+                shown = watched(pipe, looks.see)
+                looks.end(self.model.generate(shown, [prompt], [seed], steps)[0])
             except BaseException as error:
-                seen.put(error)
+                looks.queue.put(error)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            step, looked = 0, -self.pause
-            while (latents := seen.get()) is not None:
-                if isinstance(latents, BaseException):
-                    raise latents
-                step += 1
-                seconds = time.perf_counter() - begin
-                if seconds - looked >= self.pause:
-                    looked = seconds
-                    yield Side(self._preview(latents), step, steps, seconds)
-            made, seconds = result[0]
-            yield Side(_bytes(made), steps, steps, seconds, done=True)
+            done = False
+            while not done:
+                side = looks.queue.get()
+                if isinstance(side, BaseException):
+                    raise side
+                done = side.done
+                yield side
         finally:
-            stop.set()
+            looks.stop.set()
             thread.join()
 
-    def _preview(self, latents: Tensor) -> Picture | None:
-        """What is to be seen in the latents; bundled models have no autoencoder."""
-        if self.model.name not in PREVIEWS:
-            return None
-        return _bytes(PREVIEWS[self.model.name](latents)[0].cpu())
-
-
-def _observe(pipe: Any, seen: queue.Queue[Any], stop: threading.Event) -> None:
-    """Has the pipeline's scheduler, which is its own, show what each of its steps gives."""
-    original = pipe.scheduler.step
-
-    @functools.wraps(original)
-    def step(*args: Any, **kwargs: Any) -> Any:
-        if stop.is_set():
-            raise _Stopped
-        output = original(*args, **kwargs)
-        latents = output[0] if isinstance(output, tuple) else output.prev_sample
-        seen.put(latents.detach().clone())
-        return output
-
-    pipe.scheduler.step = step
+    def _preview(self, pipe: Any) -> Callable[[Tensor], Tensor | None]:
+        if self.model.name in PREVIEWS:
+            return lambda latents: PREVIEWS[self.model.name](latents)[0]
+        return Preview(pipe, **self.call)
 
 
 def _outcome(pipe: Any, side: Side) -> Outcome:
@@ -228,18 +173,19 @@ def _outcome(pipe: Any, side: Side) -> Outcome:
     known = tap_ext.stats(pipe).models[0]
     assert side.picture is not None
     if not known.branches:
-        return Outcome(side.picture, tuple(range(side.steps)), {})
+        return Outcome(side.picture, tuple(range(side.steps)), {}, side.frames)
     branch = known.branches[0]
     choices = {choice.step: choice for choice in known.trace if choice.branch == branch.name}
-    return Outcome(side.picture, branch.full_steps, choices)
+    return Outcome(side.picture, branch.full_steps, choices, side.frames)
 
 
-def _bytes(made: Tensor) -> Picture:
-    """(3, H, W) in [0, 1], or the middle of a video (F, 3, H, W), as bytes, enlarged if small."""
-    still = made[made.shape[0] // 2] if made.dim() == 4 else made
-    pixels: Picture = (maps.as_array(still) * 255).round().astype(np.uint8)
-    times = max(1, SHOWN // max(pixels.shape[:2]))
-    return pixels.repeat(times, 0).repeat(times, 1)
+def _middle(choice: Choice, frames: int) -> Choice:
+    """What was chosen in the middle frame."""
+    tokens = choice.index.shape[1]
+    if frames <= 1 or tokens % frames:
+        return choice
+    part = slice(tokens // frames * (frames // 2), tokens // frames * (frames // 2 + 1))
+    return replace(choice, index=choice.index[:, part], distance=choice.distance[:, part])
 
 
 def _flux(latents: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,14 @@ from tap_ext.app.compare import GAIN, Comparer, Frame, Outcome
 from tap_ext.config import PRESETS
 from tap_ext.plots.style import ORDERS, order_colours
 
-__all__ = ["build", "refresh", "show"]
+__all__ = ["build", "refresh", "serve", "show"]
 
 PRESET = "balanced"
 
 
 def build(comparer: Comparer, steps: int = 50) -> Any:
     """The page of a model, as gradio's Blocks; nothing of it is fetched from elsewhere."""
-    model = comparer.model
+    model, steps = comparer.model, max(2, steps)
     with gr.Blocks(title="tap_ext", analytics_enabled=False) as page:
         gr.Markdown(f"## tap_ext: {model.name}, untouched and accelerated")
         with gr.Row():
@@ -48,13 +49,30 @@ def build(comparer: Comparer, steps: int = 50) -> Any:
         def start(*given: Any) -> Iterator[list[Any]]:
             try:
                 yield from show(comparer, *given)
-            except (ValueError, RuntimeError) as error:
-                raise gr.Error(str(error)) from error
+            except Exception as error:  # whatever a pipeline raises is told where it was asked for
+                raise gr.Error(str(error) or type(error).__name__) from error
 
-        made = run.click(start, [prompt, seed, total, preset, budget], shown)
-        made.then(refresh, [outcome, step], [over, lines[3], step])
-        step.change(lambda *given: refresh(*given)[:2], [outcome, step], [over, lines[3]])
+        given = [prompt, seed, total, preset, budget]
+        made = run.click(start, given, shown, api_name="compare")
+        made.then(refresh, [outcome, step], [over, lines[3], step], api_name=False)
+        step.change(
+            lambda *given: refresh(*given)[:2], [outcome, step], [over, lines[3]], api_name="order"
+        )
     return page
+
+
+def serve(page: Any, host: str = "127.0.0.1", port: int | None = None) -> str:
+    """Serves it in threads of its own, until it is closed; returns the address.
+
+    Raises:
+        OSError: the port is taken, or this machine has no such address.
+    """
+    socket.create_server((host, port or 0)).close()  # gradio tells of both in several lines
+    plain = gr.themes.Default(font="sans-serif", font_mono="monospace")  # no font is fetched
+    page.launch(
+        server_name=host, server_port=port, theme=plain, prevent_thread_lock=True, quiet=True
+    )
+    return f"http://{host}:{page.server_port}"
 
 
 def show(

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tap_ext.cli import app, bench, demo, doctor, evaluate, flops, generate, plot, spec
+import tap_ext
+from tap_ext.cli import app, bench, calibrate, demo, doctor, evaluate, flops, generate, plot, spec
 from tap_ext.cli.arguments import Parser, words_of
 
 __all__ = ["main"]
@@ -14,6 +15,7 @@ __all__ = ["main"]
 COMMANDS = {
     "app": (app, "serve a page that compares untouched and accelerated pictures"),
     "bench": (bench, "time the ops beside a copy of as many bytes and plain torch"),
+    "calibrate": (calibrate, "find where full steps lie best on a model, for any budget"),
     "demo": (demo, "measure, and draw what was measured"),
     "doctor": (doctor, "tell what is here, what runs how, and what is supported"),
     "evaluate": (evaluate, "compare methods over many pictures, with errors"),
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with status 2, after one line on stderr, if an argument is wrong.
     """
     parser = Parser(prog="tap_ext", description="Token-adaptive prediction for FLUX and others.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {tap_ext.__version__}")
     commands = parser.add_subparsers(
         title="commands", required=True, metavar="COMMAND", dest="command"
     )

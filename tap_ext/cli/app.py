@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import threading
 
 from tap_ext.cli.arguments import (
-    DTYPES,
+    add_call,
     add_model,
-    device,
     failed,
     missing_extra,
-    pipeline_argument,
+    opened,
+    own_steps,
     whole,
     words_of,
 )
 
 __all__ = ["add"]
-
 
 PAUSE = 0.4
 """Seconds between two looks at a run."""
@@ -31,15 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_argument = parser.add_argument
     add_model(parser)
-    add_argument(
-        "--set",
-        action="append",
-        type=pipeline_argument,
-        metavar="NAME=VALUE",
-        help="another argument of the pipeline's call, for instance height=512; repeatable",
-    )
-    add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")
-    add_argument("--dtype", choices=DTYPES, help="float32 if bundled, else bfloat16")
+    add_call(parser)
     add_argument("--host", default="127.0.0.1", help="to listen on; %(default)s, this machine only")
     add_argument("--port", type=whole(1, 65535), default=7860, help="%(default)s")
     parser.set_defaults(run=lambda arguments: _app(parser, arguments))
@@ -49,33 +42,23 @@ def _app(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        import gradio
-
         from tap_ext.app import compare, page
-        from tap_ext.evaluate import models
     except ImportError as error:
         return missing_extra(parser, error, "app")
-    dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
     try:
-        extra = dict(arguments.set or ())
-        model = models.open_model(arguments.model, arguments.device, dtype, extra=extra)
+        model = opened(arguments)
     except (ValueError, OSError) as error:
         parser.error(f"argument --model: {words_of(error)}")
-    built = page.build(compare.Comparer(model, pause=PAUSE))
-    theme = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # none is fetched
+    call = dict(arguments.set or ()) | {"height": arguments.height, "width": arguments.width}
+    seen = {name: call[name] for name in ("height", "width", "num_frames") if call.get(name)}
+    built = page.build(compare.Comparer(model, pause=PAUSE, **seen), own_steps(model))
     try:
-        built.launch(
-            server_name=arguments.host,
-            server_port=arguments.port,
-            theme=theme,
-            prevent_thread_lock=True,
-            quiet=True,
-        )
+        address = page.serve(built, arguments.host, arguments.port)
     except OSError as error:
-        return failed(parser, f"{words_of(error)}; --port chooses another one")
-    print(f"http://{arguments.host}:{arguments.port}", flush=True)
-    try:
-        built.block_thread()
-    finally:
-        built.close()
+        where = f"{arguments.host}:{arguments.port}"
+        return failed(parser, f"{where}: {words_of(error)}; --host and --port choose another one")
+    print(address, flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    built.close(verbose=False)
     return 0

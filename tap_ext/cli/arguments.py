@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
 from tap_ext.ops import library_status
 
+if TYPE_CHECKING:
+    from tap_ext.evaluate.models import Model
+
 __all__ = [
     "DTYPES",
     "Parser",
+    "add_call",
     "add_model",
     "device",
     "failed",
     "missing_extra",
+    "opened",
     "ops",
+    "own_steps",
+    "path",
     "pipeline_argument",
     "seeds",
     "whole",
@@ -32,6 +40,8 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_SEED = 2**31 - 1
+STEPS = 50
+"""Of a bundled model, and of a pipeline that does not say."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,6 +64,43 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="bundled, digits, or a folder with a diffusers pipeline; %(default)s",
     )
+
+
+def add_call(parser: argparse.ArgumentParser) -> None:
+    """The options that say how a model is called, and where it runs."""
+    parser.add_argument("--height", type=whole(16, 8192), help="in pixels; the pipeline's own")
+    parser.add_argument("--width", type=whole(16, 8192), help="in pixels; the pipeline's own")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=pipeline_argument,
+        metavar="NAME=VALUE",
+        help="another argument of the pipeline's call, for instance guidance_scale=4; repeatable",
+    )
+    parser.add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")
+    parser.add_argument("--dtype", choices=DTYPES, help="float32 if bundled, else bfloat16")
+
+
+def opened(arguments: argparse.Namespace) -> Model:
+    """The model that ``add_model`` and ``add_call`` asked for.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be loaded or called so.
+    """
+    from tap_ext.evaluate.models import open_model
+
+    sizes = {"height": arguments.height, "width": arguments.width}
+    extra = {name: value for name, value in sizes.items() if value is not None}
+    extra |= dict(arguments.set or ())
+    dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
+    return open_model(arguments.model, arguments.device, dtype, extra=extra)
+
+
+def own_steps(model: Model) -> int:
+    """How many steps a model makes unless told otherwise."""
+    parameters = inspect.signature(type(model.pipe).__call__).parameters
+    own = parameters["num_inference_steps"].default if model.prompts is None else STEPS
+    return own if isinstance(own, int) else STEPS
 
 
 def ops() -> str:
@@ -155,17 +202,24 @@ def device(text: str) -> torch.device:
     return found
 
 
+def path(text: str) -> Path:
+    """Reads a path; an empty one, of a shell variable that is not set perhaps, is none."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, got {text!r}")
+    return Path(text)
+
+
 def writable(text: str) -> Path:
     """Reads the path of a file that can be written."""
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is no folder, got {text!r}")
-    if path.is_dir():
+    target = path(text)
+    if not target.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{target.parent} is no folder, got {text!r}")
+    if target.is_dir():
         raise argparse.ArgumentTypeError(f"must name a file, got the folder {text!r}")
     try:
-        tempfile.TemporaryFile(dir=path.parent).close()
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         raise argparse.ArgumentTypeError(
-            f"cannot write in {path.parent}: {os.strerror(error.errno or 0)}"
+            f"cannot write in {target.parent}: {os.strerror(error.errno or 0)}"
         ) from None
-    return path
+    return target

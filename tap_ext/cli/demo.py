@@ -6,19 +6,15 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from tap_ext.cli.arguments import device, failed, ops, whole, writable
+from tap_ext.cli.arguments import DTYPES, device, failed, ops, path, whole, writable
 
 if TYPE_CHECKING:
     from tap_ext.demo.run import Comparison
 
 __all__ = ["add"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SCHEDULES = {"windowed": None, "even": "even", "paced": "paced"}
 NOISY = 1.3
 EXTRA = "pip install --no-build-isolation -e '.[demo]'"
@@ -47,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")
     add_argument("--dtype", choices=DTYPES, help="float32, or bfloat16 with --model")
     add_argument(
-        "--model", type=Path, metavar="FOLDER", help="a local FLUX checkpoint, not the bundled one"
+        "--model", type=path, metavar="FOLDER", help="a local FLUX checkpoint, not the bundled one"
     )
     add_argument("--prompt", action="append", help="what to generate with --model; may be repeated")
     add_argument(

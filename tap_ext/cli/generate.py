@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_ext.cli.arguments import (
-    DTYPES,
+    add_call,
     add_model,
-    device,
     failed,
     missing_extra,
-    pipeline_argument,
+    opened,
+    own_steps,
+    path,
     seeds,
     whole,
     words_of,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from tap_ext.evaluate.models import Model
 
 __all__ = ["add"]
-
-STEPS = 50
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -46,29 +45,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     given.add_argument(
         "--prompts",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="one per line, or DrawBench's CSV, VBench's JSON",
     )
     add_argument("--seeds", type=seeds, default=[0], metavar="N,N-N", help="0")
     add_argument("--steps", type=whole(1, 1000), help="the pipeline's own; 50 if bundled")
-    add_argument("--height", type=whole(16, 8192), help="in pixels; the pipeline's own")
-    add_argument("--width", type=whole(16, 8192), help="in pixels; the pipeline's own")
-    add_argument(
-        "--set",
-        action="append",
-        type=pipeline_argument,
-        metavar="NAME=VALUE",
-        help="another argument of the pipeline's call, for instance guidance_scale=4; repeatable",
-    )
+    add_call(parser)
     add_acceleration(parser)
     add_argument("--untouched", action="store_true", help="do not accelerate")
-    add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")
-    add_argument("--dtype", choices=DTYPES, help="float32 if bundled, else bfloat16")
     add_argument(
         "--out",
-        type=Path,
-        default=Path("tap_ext_pictures"),
+        type=path,
+        default="tap_ext_pictures",
         metavar="PATH",
         help="a folder, or a .png or .mp4 for one result; %(default)s",
     )
@@ -115,22 +104,18 @@ def _prepare(
 ) -> tuple[list[tuple[str, int]], Model, list[Path]]:
     """Reads, loads and checks everything, so that nothing fails that could have failed before."""
     from tap_ext.cli.outputs import names
-    from tap_ext.evaluate import models, prompts
+    from tap_ext.evaluate import prompts
 
     if arguments.prompt is None and arguments.prompts is None:
         parser.error("give --prompt or --prompts")
     argument = "--prompt" if arguments.prompts is None else "--prompts"
-    extra = dict(arguments.set or ())
-    sizes = {"height": arguments.height, "width": arguments.width}
-    extra |= {name: value for name, value in sizes.items() if value is not None}
     try:
         texts = arguments.prompt or prompts.load(arguments.prompts)
         if not all(text.strip() for text in texts):
             raise ValueError("must not be empty")
         pairs = [(text, seed) for text in dict.fromkeys(texts) for seed in arguments.seeds]
         argument = "--model"
-        dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
-        model = models.open_model(arguments.model, arguments.device, dtype, extra=extra)
+        model = opened(arguments)
         argument = "--prompt" if arguments.prompts is None else "--prompts"
         model.check(texts)
         argument = "--out"
@@ -164,7 +149,7 @@ def _run(
         except OSError as error:
             parser.error(f"argument --out: {words_of(error)}")
         try:
-            steps = arguments.steps or _own_steps(model)
+            steps = arguments.steps or own_steps(model)
             pipe = _pipeline(model, config)
             for (prompt, seed), target in zip(pairs, targets, strict=True):
                 title = f"{len(done) + 1} of {len(pairs)}"
@@ -194,12 +179,6 @@ def model_bar(pipe: Any, title: str) -> None:
     """The pipeline's own progress bar, on a terminal only."""
     if hasattr(pipe, "set_progress_bar_config"):
         pipe.set_progress_bar_config(disable=None, desc=title, leave=False, file=sys.stderr)
-
-
-def _own_steps(model: Model) -> int:
-    parameters = inspect.signature(type(model.pipe).__call__).parameters
-    own = parameters["num_inference_steps"].default if model.prompts is None else STEPS
-    return own if isinstance(own, int) else STEPS
 
 
 def _one(

@@ -60,7 +60,10 @@ def claimed(targets: Sequence[Path], *, overwrite: bool) -> Iterator[None]:
                 if not one.exists():
                     one.mkdir()
                     made.append(one)
-            tempfile.TemporaryFile(dir=folder).close()
+            try:
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:  # which names a file that nobody asked for
+                raise OSError(error.errno, error.strerror, str(folder)) from None
         yield
     finally:
         for one in reversed(made):

@@ -9,12 +9,11 @@ import os
 from typing import Any
 
 from tap_ext.cli.arguments import (
-    DTYPES,
+    add_call,
     add_model,
-    device,
     failed,
     missing_extra,
-    pipeline_argument,
+    opened,
     whole,
     words_of,
     writable,
@@ -37,16 +36,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_argument("--steps", type=whole(2, 1000), default=50, help="%(default)s")
     add_argument("--frames", type=whole(1, 1000), default=1, help="latent frames of a video; 1")
     add_argument("--branch", help="which of the calls of a step: 0, 1, ...; the first")
-    add_argument(
-        "--set",
-        action="append",
-        type=pipeline_argument,
-        metavar="NAME=VALUE",
-        help="another argument of the pipeline's call, for instance height=512; repeatable",
-    )
+    add_call(parser)
     add_acceleration(parser)
-    add_argument("--device", type=device, default="cpu", help="cpu or cuda[:N]; %(default)s")
-    add_argument("--dtype", choices=DTYPES, help="float32 if bundled, else bfloat16")
     add_argument(
         "--out", type=writable, default="tap_ext_plot.png", metavar="PNG", help="%(default)s"
     )
@@ -70,16 +61,15 @@ def _plot(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
 
 def _draw(parser: argparse.ArgumentParser, arguments: argparse.Namespace, config: Any) -> int:
     import tap_ext
-    from tap_ext.evaluate import models
     from tap_ext.evaluate.plots.style import save
 
     argument = "--model"
     try:
-        dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
-        extra = dict(arguments.set or ())
-        model = models.open_model(arguments.model, arguments.device, dtype, extra=extra)
+        model = opened(arguments)
         argument = "--prompt"
-        prompt = arguments.prompt or (model.prompts or ("",))[0]
+        prompt = arguments.prompt
+        if prompt is None:
+            prompt = (model.prompts or ("",))[0]
         if not prompt.strip():
             raise ValueError(f"must be given for {model.name}")
         model.check([prompt])

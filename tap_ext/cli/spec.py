@@ -10,6 +10,11 @@ from tap_ext.cli.arguments import failed
 
 __all__ = ["add"]
 
+UNKNOWN = (
+    "its first call will be watched, and it is entered if that can be done rightly; "
+    "docs/add_a_backbone.md tells how to describe it, --list which classes are"
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
@@ -26,8 +31,8 @@ def _spec(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
     for name in arguments.classes:
         if name not in SPECS:
             near = [known for known in SPECS if name.lower() in known.lower()]
-            hint = f"; did you mean {', '.join(near)}?" if near else "; see --list"
-            return failed(parser, f"{name} has no spec{hint}")
+            hint = f"did you mean {', '.join(near)}?" if near else UNKNOWN
+            return failed(parser, f"{name} has no spec; {hint}")
     chosen = [SPECS[name] for name in arguments.classes] or list(SPECS.values())
     if arguments.json:
         print(json.dumps([spec.to_dict() for spec in chosen], indent=2))

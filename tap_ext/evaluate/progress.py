@@ -20,7 +20,7 @@ def progress(
         yield _plain(total, title)
         sys.stderr.write("\n")
     else:
-        with tqdm(total=total, unit=unit, desc=title, leave=False) as bar:
+        with tqdm(total=total, unit=unit, desc=title, leave=False, disable=None) as bar:
             yield bar.update
 
 

@@ -1,61 +1,54 @@
-"""``TapCache`` behind a stub of SGLang-Diffusion's contract.
+"""``TapCache`` behind a stub of what SGLang-Diffusion's models ask of a cache.
 
-The stub is written from sgl-project/sglang, python/sglang/multimodal_gen/runtime/cache/base.py at
-commit 28726e2, and from how its HunyuanVideo model calls a cache.
+The stub is written from sglang 0.5.23, multimodal_gen/runtime/models/dits/wanvideo.py and
+runtime/cache/teacache.py.
 """
 
 from __future__ import annotations
 
-import inspect
 import sys
-from abc import ABC, abstractmethod
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tap_ext import Config, State, Step
+from tap_ext import Config, Plan, State, Step
 from tap_ext.adapters.sglang import TapCache
 from tap_ext.peers import Adaptive
 
 STEPS, SHAPE = 12, (1, 6, 8)
 
 
-class DiffusionCache(ABC):
-    @abstractmethod
-    def maybe_reset(self, **kwargs: Any) -> None: ...
+class CachableDiT(nn.Module):
+    """Its own cache repeats the last residual at every odd step."""
 
-    @abstractmethod
-    def should_skip(self, **kwargs: Any) -> bool: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self.enable_teacache, self.cnt, self.ran = False, 0, 0
 
-    @abstractmethod
-    def write(
-        self, hidden_states: Tensor, original_hidden_states: Tensor, **kwargs: Any
-    ) -> None: ...
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        temb = hidden_states.mean() * 2
+        if self.should_skip_forward_for_cached_states(timestep_proj=None, temb=temb):
+            return self.retrieve_cached_states(hidden_states)
+        if self.enable_teacache:
+            original_hidden_states = hidden_states.clone()
+        self.ran += 1
+        hidden_states = torch.sin(3 * hidden_states)[None]
+        if self.enable_teacache:
+            self.maybe_cache_states(hidden_states, original_hidden_states)
+        return hidden_states.squeeze(0)
 
-    @abstractmethod
-    def read(self, hidden_states: Tensor, **kwargs: Any) -> Tensor: ...
+    def maybe_cache_states(self, hidden_states: Tensor, original_hidden_states: Tensor) -> None:
+        self.residual = hidden_states.squeeze(0) - original_hidden_states
 
-    def calibrate(self, **kwargs: Any) -> None:
-        return None
+    def should_skip_forward_for_cached_states(self, **kwargs: Any) -> bool:
+        self.cnt += 1
+        return self.cnt % 2 == 0 and self.enable_teacache
 
-
-def _blocks(hidden: Tensor) -> Tensor:
-    return torch.sin(3 * hidden)
-
-
-def _call(cache: Any, hidden: Tensor) -> Tensor:
-    """One call of a model that caches, in the order of the contract."""
-    cache.maybe_reset()
-    modulated = hidden.cos()
-    if cache.should_skip(modulated):
-        result: Tensor = cache.read(hidden)
-        return result.clone()
-    output = _blocks(hidden)
-    cache.write(output, hidden.clone(), modulated_input=modulated)
-    return output
+    def retrieve_cached_states(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states + self.residual
 
 
 @pytest.fixture
@@ -75,67 +68,73 @@ def _inputs(seed: int, shape: tuple[int, ...] = SHAPE) -> list[Tensor]:
     return [start + drift * step / 10 for step in range(STEPS)]
 
 
-def _expected(inputs: list[Tensor], config: Config) -> list[Tensor]:
+def _probe(hidden: Tensor, temb: Tensor, **_: Any) -> Tensor:
+    return hidden.cos() * temb
+
+
+def _expected(inputs: list[Tensor], config: Config, modulated: bool = True) -> list[Tensor]:
     state, outputs = State(config.plan(STEPS), config), []
     for hidden in inputs:
+        probe = _probe(hidden, hidden.mean() * 2) if modulated else hidden
         if state.begin() is Step.FULL:
-            outputs.append(_blocks(hidden))
-            state.record(hidden, outputs[-1], hidden.cos())
+            outputs.append(torch.sin(3 * hidden))
+            state.record(hidden, outputs[-1], probe)
         else:
-            outputs.append(state.predict(hidden, hidden.cos()).clone())
+            outputs.append(state.predict(hidden, probe).clone())
     return outputs
 
 
 def _generate(
-    cache: TapCache, context: SimpleNamespace, branches: list[list[Tensor]]
+    model: nn.Module, context: SimpleNamespace, branches: list[list[Tensor]]
 ) -> list[list[Tensor]]:
     outputs: list[list[Tensor]] = [[] for _ in branches]
     for step in range(STEPS):
         context.current_timestep = step
         for number, inputs in enumerate(branches):
             context.forward_batch.is_cfg_negative = bool(number)
-            outputs[number].append(_call(cache, inputs[step]))
+            outputs[number].append(model(inputs[step]).clone())
     return outputs
 
 
-def test_it_has_every_method_of_the_contract() -> None:
-    for name in ("maybe_reset", "should_skip", "write", "read", "calibrate"):
-        asked = inspect.signature(getattr(DiffusionCache, name)).parameters
-        given = inspect.signature(getattr(TapCache, name)).parameters
-        assert [p for p in asked if p in ("hidden_states", "original_hidden_states")] == [
-            p for p in given if p in ("hidden_states", "original_hidden_states")
-        ]
-        assert list(given.values())[-1].kind is inspect.Parameter.VAR_KEYWORD
-
-
 @pytest.mark.parametrize("config", [Config(window=3), Config(full_steps=4)], ids=["window", "even"])
-def test_two_branches_over_two_generations(config: Config, context: SimpleNamespace) -> None:
-    cache = TapCache(config)
+@pytest.mark.parametrize("probe", [_probe, None])
+def test_two_branches_over_two_generations(
+    config: Config, probe: Any, context: SimpleNamespace
+) -> None:
+    model = CachableDiT()
+    undo = TapCache(config, probe=probe).install(model)
     for seed in (1, 5):
         branches = [_inputs(seed), _inputs(seed + 1)]
-        for got, inputs in zip(_generate(cache, context, branches), branches, strict=True):
-            assert all(map(torch.equal, got, _expected(inputs, config)))
+        for got, inputs in zip(_generate(model, context, branches), branches, strict=True):
+            assert all(map(torch.equal, got, _expected(inputs, config, probe is not None)))
+    full = 4 if config.full_steps else len(Plan.full_steps(STEPS, window=3))
+    assert model.ran == 4 * full and model.cnt == 0
+    undo()
+    assert model.enable_teacache is False and not any("cache_states" in k for k in vars(model))
+    hidden = _inputs(1)[0]
+    assert torch.equal(model(hidden), torch.sin(3 * hidden)) and model.cnt == 1
 
 
 def test_a_generation_given_up_leaves_nothing_behind(context: SimpleNamespace) -> None:
-    config = Config(window=3)
-    cache, inputs = TapCache(config), _inputs(1)
+    config, model, inputs = Config(window=3), CachableDiT(), _inputs(1)
+    TapCache(config, probe=_probe).install(model)
     for step in range(5):
         context.current_timestep = step
-        _call(cache, _inputs(9)[step])
-    (got,) = _generate(cache, context, [inputs])
+        model(_inputs(9, (1, 3, 8))[step])
+    (got,) = _generate(model, context, [inputs])
     assert all(map(torch.equal, got, _expected(inputs, config)))
 
 
-def test_a_change_of_shape_makes_a_full_step(context: SimpleNamespace) -> None:
-    cache = TapCache(Config(window=6))
-    inputs = _inputs(1)[:4] + _inputs(1, (1, 7, 8))[4:]
-    outputs = []
-    for step, hidden in enumerate(inputs):
-        context.current_timestep = step
-        outputs.append(_call(cache, hidden))
-    assert torch.equal(outputs[4], _blocks(inputs[4]))
-    assert not torch.equal(outputs[5], _blocks(inputs[5]))
+def test_a_call_outside_of_a_request_runs_and_is_not_remembered(context: SimpleNamespace) -> None:
+    model, batch, inputs = CachableDiT(), context.forward_batch, _inputs(1)
+    TapCache(Config(window=3), probe=_probe).install(model)
+    _generate(model, context, [_inputs(7)])
+    context.forward_batch = None
+    for hidden in _inputs(4)[:3]:
+        assert torch.equal(model(hidden), torch.sin(3 * hidden))
+    context.forward_batch = batch
+    (got,) = _generate(model, context, [inputs])
+    assert all(map(torch.equal, got, _expected(inputs, Config(window=3))))
 
 
 def test_a_plan_that_looks_at_the_data_is_refused(context: SimpleNamespace) -> None:

@@ -1,7 +1,7 @@
 """``TapBackend`` behind a stub of vLLM-Omni's contract.
 
-The stub is written from vllm-project/vllm-omni, vllm_omni/diffusion/cache/base.py and
-vllm_omni/diffusion/data.py at commit be81443.
+The stub is written from vllm-omni 0.30.0, vllm_omni/diffusion/cache/base.py, data.py and
+worker/diffusion_model_runner.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class CacheBackend(ABC):
     def enable(self, pipeline: Any) -> None: ...
 
     @abstractmethod
-    def refresh(self, pipeline: Any, num_inference_steps: int, verbose: bool = True) -> None: ...
+    def refresh(
+        self, pipeline: Any, num_inference_steps: int | None, verbose: bool = True
+    ) -> None: ...
 
     def is_enabled(self) -> bool:
         return self.enabled
@@ -55,13 +57,7 @@ def pipeline() -> Iterator[Any]:
     made = SimpleNamespace(transformer=_flux().eval(), transformer_2=None)
     yield made
     tap_ext.restore(made.transformer)
-
-
-@pytest.fixture(autouse=True)
-def _the_next_request_never_comes() -> Iterator[None]:
-    """``refresh`` begins a run and only another one ends it."""
-    yield
-    runtime._run.set(None)
+    runtime._run.set(None)  # of a generation that ``refresh`` began and nothing ended
 
 
 @torch.no_grad()
@@ -131,6 +127,74 @@ def test_without_refresh_the_timesteps_tell(pipeline: Any) -> None:
     backend.refresh(pipeline, STEPS)
     first = _generate(pipeline)
     assert torch.equal(_generate(pipeline), first)
+
+
+class Pipeline(nn.Module):
+    """As vLLM-Omni's runner has it: ``refresh``, then ``forward``."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, seed: int, stop: int | None = None) -> Tensor:
+        made = _generate(self, seed=seed, stop=stop)
+        if stop is not None:
+            raise RuntimeError("out of memory")
+        return made
+
+
+def test_a_run_ends_with_its_generation(pipeline: Any) -> None:
+    made = Pipeline(pipeline.transformer)
+    untouched = made.forward(1)
+    backend = TapBackend({"window": 3})
+    told: list[tap_ext.RunRecord] = []
+    end = tap_ext.on_run(told.append)
+    try:
+        backend.enable(made)
+        backend.enable(made)  # idempotent
+        for seed in (1, 2):
+            backend.refresh(made, STEPS)
+            assert runtime._run.get() is not None
+            made.forward(seed)
+            assert runtime._run.get() is None
+        backend.refresh(made, STEPS)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            made.forward(1, stop=5)
+        assert runtime._run.get() is None
+        backend.refresh(made, STEPS)
+        backend.disable(made)  # ends what nothing has ended
+        assert runtime._run.get() is None
+    finally:
+        end()
+    counts = [(record.name, record.steps, record.error) for record in told]
+    finished = ("Pipeline", STEPS, None)
+    assert counts == [finished, finished, ("Pipeline", 5, "RuntimeError")]
+    assert all(record.full + record.skipped == record.steps for record in told)
+    assert "forward" not in vars(made)
+    assert torch.equal(made.forward(1), untouched)
+
+
+def test_a_run_that_nothing_ends_is_told_of_when_the_next_begins(pipeline: Any) -> None:
+    backend = TapBackend({"window": 3})
+    backend.enable(pipeline)
+    told: list[tap_ext.RunRecord] = []
+    end = tap_ext.on_run(told.append)
+    backend.refresh(pipeline, STEPS)
+    _generate(pipeline)
+    assert told == []
+    backend.refresh(pipeline, STEPS)
+    end()
+    (record,) = told
+    assert (record.steps, record.error) == (STEPS, None)
+
+
+@pytest.mark.parametrize("steps", [None, 0])
+def test_a_request_that_does_not_say_its_steps(pipeline: Any, steps: int | None) -> None:
+    backend = TapBackend({"window": 3})
+    backend.enable(pipeline)
+    backend.refresh(pipeline, steps)
+    _generate(pipeline)
+    assert len(_full(pipeline.transformer)) < STEPS
 
 
 def test_configurations_of_three_kinds() -> None:

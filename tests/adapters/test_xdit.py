@@ -1,7 +1,7 @@
-"""``register`` behind a stub of xDiT's registry.
+"""``register`` behind a stub of xDiT's adapters.
 
-The stub is written from xdit-project/xDiT, xfuser/model_executor/cache/diffusers_adapters
-(``__init__.py`` and ``registry.py``) at commit 175e0bf.
+The stub is written from xfuser 0.7.0, xfuser/model_executor/cache/adapters, which is not imported
+without an accelerator.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,70 +24,87 @@ pytest.importorskip("diffusers")
 
 from tests.models.flux import _flux
 
-PACKAGE = "xfuser.model_executor.cache.diffusers_adapters"
-REGISTRY = """
-ADAPTERS = {}
-
-def register_transformer_adapter(transformer_class, adapter_name):
-    ADAPTERS[transformer_class] = adapter_name
+PACKAGE = "xfuser.model_executor.cache.adapters"
+APPLY = """
+def apply_cache(cache_method, num_steps, pipe, transformer=None, preset_kwargs=None):
+    target = transformer if transformer is not None else pipe.transformer
+    if cache_method == "teacache":
+        from xfuser.model_executor.cache.adapters.flux import apply_teacache
+        apply_teacache(target, rel_l1_thresh=0.12, num_steps=num_steps)
+        return target
+    if hasattr(target, "single_stream_modulation"):
+        from xfuser.model_executor.cache.adapters.flux2 import apply_fbcache
+    else:
+        from xfuser.model_executor.cache.adapters.flux import apply_fbcache
+    apply_fbcache(
+        target, use_cache="Fb", rel_l1_thresh=0.12, return_hidden_states_first=False,
+        num_steps=num_steps,
+    )
+    return target
 """
-LOOKUP = """
-import importlib
-import importlib.util
+FLUX = """
+def apply_teacache(transformer, *, rel_l1_thresh=0.12, num_steps=8):
+    transformer.cached = "Tea"
 
-from .registry import ADAPTERS
-
-def apply_cache_on_transformer(transformer, *args, **kwargs):
-    name = ADAPTERS.get(type(transformer))
-    if not name:
-        return transformer
-    module = importlib.import_module("." + name, __package__)
-    return module.apply_cache_on_transformer(transformer, *args, **kwargs)
+def apply_fbcache(transformer, *, rel_l1_thresh=0.12, use_cache="Fb",
+                  return_hidden_states_first=False, num_steps=8):
+    transformer.cached = use_cache
 """
 
 
 @pytest.fixture
-def xfuser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A package of xDiT's name with its registry in it."""
+def apply_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """xDiT's ``apply_cache``."""
     folder = tmp_path
     for part in PACKAGE.split("."):
         folder = folder / part
         folder.mkdir()
         (folder / "__init__.py").write_text("")
-    (folder / "registry.py").write_text(REGISTRY)
-    (folder / "__init__.py").write_text(LOOKUP)
+    (folder / "__init__.py").write_text(APPLY)
+    for name in ("flux", "flux2"):
+        (folder / f"{name}.py").write_text(FLUX)
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
-    yield importlib.import_module(PACKAGE)
-    for name in set(sys.modules) - before:
+    yield importlib.import_module(PACKAGE).apply_cache
+    for name in {name for name in sys.modules if name.startswith("xfuser")} - before:
         del sys.modules[name]
 
 
-def test_xdit_accelerates_the_classes_that_were_registered(xfuser: Any) -> None:
-    torch.manual_seed(0)
-    model, other = _flux(), torch.nn.Linear(1, 1)
-    xdit.register(Config(window=3), type(model))
-    arguments = {"rel_l1_thresh": 0.12, "return_hidden_states_first": False, "use_cache": "Tea"}
-    assert xfuser.apply_cache_on_transformer(model, num_steps=8, **arguments) is model
-    assert xfuser.apply_cache_on_transformer(other, **arguments) is other
+def _engine(model: Any) -> Any:
     from tap_ext.integrations.diffusers import find_engine
 
-    engine = find_engine(model)
-    assert engine is not None and engine.config == Config(window=3)
-    assert find_engine(other) is None
+    return find_engine(model)
+
+
+@pytest.mark.parametrize("method", ["teacache", "fbcache"])
+def test_xdit_accelerates_the_classes_that_were_registered(apply_cache: Any, method: str) -> None:
+    torch.manual_seed(0)
+    model = _flux()
+    xdit.register(Config(window=3), type(model))
+    assert apply_cache(method, num_steps=8, pipe=None, transformer=model) is model
+    assert _engine(model).config == Config(window=3)
     tap_ext.restore(model)
 
 
-def test_each_class_may_have_its_own_configuration(xfuser: Any) -> None:
-    from tap_ext.integrations.diffusers import find_engine
+def test_others_keep_xdits_own_caches(apply_cache: Any) -> None:
+    model, other = _flux(), type("Other", (type(_flux()),), {})(**_flux().config)
+    xdit.register(Config(), type(model))
+    apply_cache("fbcache", num_steps=8, pipe=None, transformer=other)
+    assert _engine(other) is None and other.cached == "Fb"
 
+
+def test_each_class_may_have_its_own_configuration(apply_cache: Any) -> None:
     models = [_flux(), type("Other", (type(_flux()),), {})(**_flux().config)]
     for window, model in enumerate(models, 2):
         xdit.register(Config(window=window), type(model))
     for window, model in enumerate(models, 2):
-        engine = find_engine(xfuser.apply_cache_on_transformer(model))
-        assert engine is not None and engine.config.window == window
+        apply_cache("teacache", num_steps=8, pipe=None, transformer=model)
+        assert _engine(model).config.window == window
         tap_ext.restore(model)
+    xdit.register(Config(window=9), type(models[0]))  # again: the last one counts
+    apply_cache("teacache", num_steps=8, pipe=None, transformer=models[0])
+    assert _engine(models[0]).config.window == 9
+    tap_ext.restore(models[0])
 
 
 def test_bad_input_is_named() -> None:

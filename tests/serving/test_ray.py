@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install tap_ext[serve]")
 pytest.importorskip("ray.serve", reason="ray is installed without serve")
 pytest.importorskip("ray.data", reason="ray is installed without data")
+
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster, not one for each worker of pytest
 
 STEPS = 6
 LINES = [
@@ -44,18 +47,25 @@ def cluster(
     root = Path(__file__).resolve().parents[2]
     serving.setenv("RAY_USAGE_STATS_ENABLED", "0")
     serving.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # where Ray leaves a token
+    # what a worker has of the environment is what this process has now: a runtime environment
+    # would be one more process, and workers started for nothing
     serving.setenv("PYTHONPATH", os.pathsep.join([str(root), str(EXAMPLES)]))
+    serving.setenv("RAY_prestart_worker_first_driver", "0")
+    serving.setenv("OMP_NUM_THREADS", "1")
     ray.init(
-        num_cpus=4,
+        address="local",  # never a cluster that happens to be there
+        num_cpus=2,
         num_gpus=0,
         include_dashboard=False,
         log_to_driver=False,
-        object_store_memory=100 * 2**20,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}},
+        object_store_memory=80 * 2**20,
+        _node_ip_address="127.0.0.1",  # else the machine's network is asked
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
+    names = {child.name() for child in psutil.Process().children(recursive=True)}
+    assert not names & {"raylet", "gcs_server"}
 
 
 @pytest.fixture(scope="module")
