@@ -4,10 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OLDEST := .venv-oldest
 NATIVE := CMakeLists.txt setup.py $(shell find csrc -type f)
-SETUP := pyproject.toml requirements-build.txt tools/venv.py $(NATIVE)
+SETUP := pyproject.toml requirements-build.txt tools/venv.py tap_ext/_version.py $(NATIVE)
 CLANG_FORMATTED := $(shell find csrc examples -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo soak fuzz fuzz-core sanitize mutants test test-core test-python test-aot test-oldest test-upstream lint format docs bench gpu wheel clean
+.PHONY: demo soak fuzz fuzz-core sanitize mutants test test-core test-python test-aot test-oldest test-upstream lint format docs bench gpu wheel test-wheel clean
 
 demo: $(VENV)/.demo  ## generate pictures with the bundled model and compare
 	$(PY) -m tap_ext demo
@@ -21,7 +21,7 @@ test-core: $(VENV)/.test  ## C++ tests of the core and the kernels, without torc
 	$(VENV)/bin/ctest --test-dir build/core --output-on-failure
 
 test-python: $(VENV)/.test
-	$(PY) -m pytest tests -n auto
+	$(PY) -m pytest tests -n auto --dist loadgroup
 
 test-oldest: $(OLDEST)/.oldest  ## the same with the oldest diffusers that is supported
 	$(OLDEST)/bin/python -m pytest tests -n auto
@@ -82,8 +82,12 @@ bench: $(VENV)/.test  ## microbenchmarks of the ops, as ratios to a copy and to 
 gpu: $(VENV)/.test  ## OUT=dir: build, test, sanitize and measure on a CUDA device, in 10 minutes
 	$(PY) -m bench.gpu $(or $(OUT),$(error gpu needs OUT=directory))
 
-wheel: $(VENV)/.test
-	$(PY) -m pip wheel --no-build-isolation --no-deps -w dist .
+# ARCHS and not TAP_CUDA_ARCHS, which would compile the virtual environment's library anew as well.
+wheel: $(VENV)/.wheel  ## an sdist, and from it one wheel for every torch; PYTHONS="python3.10 ..."
+	TAP_PYTHONS="$(PYTHONS)" $(if $(ARCHS),TAP_CUDA_ARCHS="$(ARCHS)") $(PY) tools/wheel.py build
+
+test-wheel: wheel $(VENV)/.test  ## that wheel, in an environment of its own; BESIDE=folders with torch
+	$(PY) tools/wheel.py test $(BESIDE)
 
 # One stamp per extra; each rebuilds the libraries when a native source is newer.
 $(VENV)/.%: $(SETUP)

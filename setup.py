@@ -2,6 +2,7 @@
 
 TAP_CUDA is auto (the default: CUDA kernels where nvcc is found), ON or OFF; TAP_CUDA_ARCHS lists
 architectures as CMake spells them. nvcc is CUDACXX, or found in PATH, CUDA_HOME or /usr/local/cuda.
+TAP_PYTHONS lists further interpreters, with spaces between, that ``_core`` is built for as well.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -48,28 +50,51 @@ def cuda_options() -> list[str]:
     ]
 
 
+def cache_tag(python: str) -> str:
+    """What names an interpreter, for instance cpython-312."""
+    ask = [python, "-c", "import sys; print(sys.implementation.cache_tag)"]
+    try:
+        return subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise SystemExit(f"tap_ext: TAP_PYTHONS must list interpreters, got {python!r}") from None
+
+
 class CMakeBuild(build_ext):
     """Builds both libraries of the package: the ops and ``_core``."""
 
     def run(self) -> None:
         """Configure and build, into the source tree for an editable install."""
         package = (ROOT if self.inplace or self.editable_mode else Path(self.build_lib)) / "tap_ext"
-        build = ROOT / "build" / f"python-{sys.implementation.cache_tag}"
+        options = [f"-DTAP_OUTPUT_DIR={package.resolve()}", *cuda_options()]
+        pythons = os.environ.get("TAP_PYTHONS", "").split()
+        others = [python for python in pythons if cache_tag(python) != cache_tag(sys.executable)]
+        self.cmake(sys.executable, options)
+        for python in others:
+            self.cmake(python, [*options, "-DTAP_TORCH=OFF", "-DTAP_PYTHON=ON"], "_core")
+
+    def cmake(self, python: str, options: list[str], target: str = "all") -> None:
+        """Configure and build a target for an interpreter."""
+        build = ROOT / "build" / f"python-{cache_tag(python)}"
         # Where pip installed cmake and ninja, should that environment not be activated.
         path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
         environment = {**os.environ, "PATH": path}
+        if python != sys.executable:
+            import pybind11
+
+            # Headers alone, so that one copy serves every interpreter.
+            environment["PYTHONPATH"] = str(Path(pybind11.__file__).parents[1])
         configure = [
             *("cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
             # Each time anew: the one in CMake's cache may be that of an isolated build, long gone.
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=path) or 'ninja'}",
             "-DTAP_TESTS=OFF",
-            f"-DTAP_OUTPUT_DIR={package.resolve()}",
-            f"-DPython_EXECUTABLE={sys.executable}",
-            *cuda_options(),
+            f"-DPython_EXECUTABLE={shutil.which(python)}",
+            *options,
         ]
+        compile_it = ["cmake", "--build", str(build), "--target", target]
         try:
             subprocess.run(configure, check=True, env=environment)
-            subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
+            subprocess.run(compile_it, check=True, env=environment)
         except subprocess.CalledProcessError as error:
             raise SystemExit(f"tap_ext: {error.cmd[0]} failed; its message is above") from None
 
@@ -82,4 +107,15 @@ class CMakeBuild(build_ext):
         return {}
 
 
-setup(ext_modules=[Extension("tap_ext._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
+class OnePerPlatform(bdist_wheel):
+    """A wheel for every Python: the ops need none, and ``_core`` is for those it was built for."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Tags of interpreter, ABI and platform."""
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("tap_ext._core", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": OnePerPlatform},
+)

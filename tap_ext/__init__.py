@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from tap_ext._version import __version__ as __version__
 from tap_ext.accelerate import accelerate, explain, restore, stats
 from tap_ext.backbones import BackboneSpec, Blocks, Stream
 from tap_ext.batch import Batch
@@ -44,6 +45,5 @@ __all__ = [
     "run",
     "stats",
 ]
-__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -124,7 +124,6 @@ def test_core_module_knows_how_it_was_built() -> None:
     info = core.build_info()
     assert info["isa"] in info["isas"]
     assert info["isas"][0] == "baseline"
-    assert f'version = "{info["version"]}"' in (ROOT / "pyproject.toml").read_text().splitlines()
     library()
     has_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("tap_ext::select", "CUDA")
     assert (info["cuda_archs"] is not None) == has_cuda
