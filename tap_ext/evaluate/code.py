@@ -16,7 +16,7 @@ from tap_ext.ops import library_status
 __all__ = ["versions"]
 
 _APART = {"app", "cli", "demo", "evaluate", "plots"}
-_MEASURING = ("metrics.py", "solvers.py")
+_MEASURING = ("blocks.py", "freqca.py", "metrics.py", "oracle.py", "solvers.py")
 
 
 @functools.cache

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from tap_ext.calibrate import Calibration
 from tap_ext.config import Config
+from tap_ext.evaluate.blocks import BlockForecast
+from tap_ext.evaluate.freqca import FreqCa, HighBand
+from tap_ext.evaluate.oracle import Oracle
 from tap_ext.peers import SpeCa, TeaCache
 from tap_ext.plan import Even, Listed, Schedule, Windowed
 from tap_ext.predictors import Newton, Predictor, Taylor
 
-__all__ = ["METHODS", "UNTOUCHED", "Method", "Way", "register", "ways"]
+__all__ = [
+    "METHODS",
+    "UNTOUCHED",
+    "Control",
+    "Method",
+    "Way",
+    "register",
+    "register_calibrated",
+    "ways",
+]
 
 UNTOUCHED = "untouched"
 """The name of the reference, the pipeline as it is."""
+
+
+class Control(Protocol):
+    """What else is done to a pipeline while it makes a picture; its ``repr`` says all of it."""
+
+    def around(self, pipe: Any) -> AbstractContextManager[Any]:
+        """Holds during the calls of ``pipe``."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +50,8 @@ class Way:
         config: how the pipeline is accelerated; None: not at all.
         second_order: whether the scheduler is replaced by a second-order multistep one.
         tuned: of a method whose full steps follow from the data: its configuration at a threshold
-            that is still to be found. It keeps to its budget in the mean, and is run one picture
-            at a time, since the rows of a batch share their steps.
+            that is still to be found. It keeps to its budget in the mean.
+        control: what else is done to the pipeline.
     """
 
     method: str
@@ -38,10 +60,17 @@ class Way:
     config: Config | None = None
     second_order: bool = False
     tuned: Callable[[float], Config] | None = None
+    control: Control | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether pictures are made one at a time, since the rows of a batch share their steps."""
+        return self.tuned is not None or (self.config is not None and self.config.follows)
 
     def settings(self) -> dict[str, Any]:
         """Everything that the pictures depend on, as plain values."""
-        return {
+        more = {} if self.control is None else {"control": repr(self.control)}
+        return more | {
             "steps": self.steps,
             "config": None if self.config is None else repr(self.config),
             "second_order": self.second_order,
@@ -145,6 +174,28 @@ def _no_window(budget: int, steps: int, counts: set[int], what: str) -> str:
     return f"no window {what} gives {budget} full steps of {steps}; the nearest are {near}"
 
 
+def register_calibrated(path: Path) -> None:
+    """Adds the methods whose full steps a file of ``Calibration.save`` places.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file.
+    """
+    found = Calibration.load(path)
+
+    def make(forecast: Any) -> Make:
+        def placed(budget: int, steps: int) -> Config:
+            if steps != found.num_steps:
+                raise ValueError(f"{path} is for runs of {found.num_steps} steps, not of {steps}")
+            schedule = found.schedule(budget)
+            return Config(preset="paper", schedule=schedule, forecast=forecast)
+
+        return placed
+
+    register("calibrated", "TAP, full steps placed by a calibration", make("residual"))
+    register("calibrated-hidden", "the same forecasting the hidden state", make("hidden"))
+
+
 def _default(budget: int, steps: int) -> Config:
     return Config(full_steps=budget)
 
@@ -190,6 +241,43 @@ def _taylorseer(order: int) -> Make:
     return make
 
 
+def _blocks(order: int) -> Make:
+    def make(budget: int, steps: int) -> Way:
+        full = tuple(windowed(budget, steps, 3).full_steps(steps))
+        control = BlockForecast(full, order)
+        return Way(_with_order("taylorseer-blocks", order), budget, steps, control=control)
+
+    return make
+
+
+def _with_order(name: str, order: int) -> str:
+    return name if order == 2 else f"{name}{order}"
+
+
+def _oracle(name: str, make: Make) -> Make:
+    """The same full steps, target and candidates, every token's chosen by its true error."""
+
+    def made(budget: int, steps: int) -> Way:
+        config = make(budget, steps)
+        assert isinstance(config, Config)
+        known = config.replace(metric="l2", graphs="off")
+        return Way(name, budget, steps, known, control=Oracle())
+
+    return made
+
+
+def _freqca(budget: int, steps: int) -> Way:
+    config = Config(
+        preset="paper",
+        schedule=windowed(budget, steps, 3),
+        forecast="hidden",
+        predictors=(HighBand(),),
+        probe="input",
+        graphs="off",
+    )
+    return Way("freqca", budget, steps, config, control=FreqCa())
+
+
 def _tuned(name: str, rule: Callable[[float], Schedule]) -> Make:
     def at(threshold: float) -> Config:
         method: Any = name
@@ -215,12 +303,20 @@ register(
     "TAP, full steps where its own proxy loss says, hidden state",
     _named("adaptive", "hidden"),
 )
+register(
+    "adaptive-residual",
+    "TAP, full steps where its own proxy loss says",
+    _named("adaptive", "residual"),
+)
 register("taylorseer", "TaylorSeer of order 2, guarded start", _taylorseer(2))
 register("taylorseer1", "TaylorSeer of order 1", _taylorseer(1))
+register("taylorseer-blocks", "TaylorSeer of order 2 in every block, guarded start", _blocks(2))
+register("taylorseer-blocks1", "TaylorSeer of order 1 in every block", _blocks(1))
 register("newton", "one Newton row of degree 2, paper's schedule", _single(Newton(2), even=False))
 register("even-taylor1", "one Taylor row of order 1, as 'even'", _single(Taylor(1), even=True))
 register("even-taylor2", "one Taylor row of order 2, as 'even'", _single(Taylor(2), even=True))
 register("even-newton", "one Newton row of degree 2, as 'even'", _single(Newton(2), even=True))
+register("freqca", "FreqCa: low frequencies reused, high ones by Hermite order 2", _freqca)
 register("fora", "FORA: reuse of the residual, every N-th step full", _fora)
 register(
     "teacache",
@@ -232,6 +328,21 @@ register(
     "speca",
     "SpeCa verifying the probe, threshold tuned to the budget",
     _tuned("speca", lambda base: SpeCa(base, floor=0.0)),
+)
+register(
+    "paper-oracle",
+    "a bound: 'paper', every token's candidate chosen by its true error",
+    _oracle("paper-oracle", _paper),
+)
+register(
+    "paced-residual-oracle",
+    "a bound: 'paced-residual', every token's candidate chosen by its true error",
+    _oracle("paced-residual-oracle", _named("paced", "residual")),
+)
+register(
+    "paced-oracle",
+    "a bound: 'paced', every token's candidate chosen by its true error",
+    _oracle("paced-oracle", _named("paced", "hidden")),
 )
 register("steps", "the pipeline's own solver, fewer steps", lambda n, _: Way("steps", n, n))
 register(

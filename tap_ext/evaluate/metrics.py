@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tap_ext.evaluate import weighted
+
 __all__ = ["METRICS", "Metric", "choose", "flip", "measure", "ms_ssim", "psnr", "ssim"]
 
 EXTRA = "pip install --no-build-isolation -e '.[evaluate]'"
@@ -86,7 +88,10 @@ class Metric:
         digits: after the point, in tables.
         higher: whether more is better.
         needs: the module that computes it.
-        of: ``(pictures, reference)``, both (B, 3, H, W) float32 in [0, 1], to B numbers.
+        of: ``(pictures, reference)``, both (B, 3, H, W) float32 in [0, 1], to B numbers; where
+            ``by_prompt``, ``(pictures, prompts)``.
+        by_prompt: whether a picture is compared with its prompt.
+        package: what installs the module where the extra does not; its weights have to be on disk.
     """
 
     name: str
@@ -94,12 +99,30 @@ class Metric:
     digits: int
     higher: bool
     needs: str
-    of: Callable[[Tensor, Tensor], list[float]]
+    of: Callable[[Tensor, Any], list[float]]
+    by_prompt: bool = False
+    package: str | None = None
 
     @property
     def missing(self) -> bool:
         """Whether its module is not installed."""
         return find_spec(self.needs) is None
+
+    @property
+    def lacks(self) -> str | None:
+        """What has to be there before it can be measured; None: nothing."""
+        if self.missing:
+            how = EXTRA if self.package is None else f"pip install {self.package}"
+            return f"metric {self.name} needs {self.needs}, which {how} installs"
+        if self.package is not None and not (place := weighted.weights_of(self.name)).exists():
+            return f"metric {self.name} needs its weights at {place}; nothing is downloaded"
+        return None
+
+
+def _of_text(
+    name: str, title: str, digits: int, needs: str, of: Callable[..., list[float]], package: str
+) -> Metric:
+    return Metric(name, title, digits, True, needs, of, True, package)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -109,32 +132,43 @@ METRICS: Mapping[str, Metric] = {
         Metric("ssim", "SSIM", 4, True, "skimage", ssim),
         Metric("ms_ssim", "MS-SSIM", 4, True, "torchmetrics", ms_ssim),
         Metric("flip", "FLIP", 4, False, "flip_evaluator", flip),
+        Metric("lpips", "LPIPS", 4, False, "lpips", weighted.lpips, package="lpips"),
+        _of_text("clip_score", "CLIPScore", 2, "transformers", weighted.clip_score, "transformers"),
+        _of_text(
+            "image_reward", "ImageReward", 3, "ImageReward", weighted.image_reward, "image-reward"
+        ),
+        _of_text("vqa_score", "VQAScore %", 2, "t2v_metrics", weighted.vqa_score, "t2v-metrics"),
     )
 }
 
 
 def choose(names: Sequence[str] | None) -> list[Metric]:
-    """The metrics of these names; None: every one whose module is installed.
+    """The metrics of these names; None: every one without weights whose module is installed.
 
     Raises:
-        ValueError: a name is unknown.
+        ValueError: a name is unknown, or a metric's weights are not on disk; the message says
+            where they are looked for.
         ModuleNotFoundError: a named metric's module is not installed; the message says what does.
     """
     if names is None:
-        return [metric for metric in METRICS.values() if not metric.missing]
+        return [m for m in METRICS.values() if m.package is None and not m.missing]
     for name in names:
         if name not in METRICS:
             raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {name!r}")
-        if METRICS[name].missing:
-            needs = METRICS[name].needs
-            raise ModuleNotFoundError(
-                f"metric {name} needs {needs}, which {EXTRA} installs", name=needs
-            )
+        metric = METRICS[name]
+        if (lacks := metric.lacks) is not None:
+            if metric.missing:
+                raise ModuleNotFoundError(lacks, name=metric.needs)
+            raise ValueError(lacks)
     return [METRICS[name] for name in dict.fromkeys(names)]
 
 
-def measure(metric: Metric, outputs: Tensor, reference: Tensor) -> list[float]:
+def measure(
+    metric: Metric, outputs: Tensor, reference: Tensor, prompts: Sequence[str] = ()
+) -> list[float]:
     """One number per output: pictures (B, 3, H, W), or videos (B, F, 3, H, W), by mean frame.
+
+    ``prompts``, one per output, are what some metrics compare with instead of the reference.
 
     Raises:
         ValueError: the two differ in shape.
@@ -143,5 +177,9 @@ def measure(metric: Metric, outputs: Tensor, reference: Tensor) -> list[float]:
         raise ValueError(f"outputs must be {tuple(reference.shape)}, got {tuple(outputs.shape)}")
     frames = 1 if outputs.dim() == 4 else outputs.shape[1]
     flat = [t.flatten(0, -4) if t.dim() > 4 else t for t in (outputs, reference)]
-    values = np.asarray(metric.of(*flat)).reshape(-1, frames).mean(1)
-    return [float(value) for value in values]
+    if metric.by_prompt:
+        repeated = [prompt for prompt in prompts for _ in range(frames)]
+        values = np.asarray(metric.of(flat[0], repeated))
+    else:
+        values = np.asarray(metric.of(*flat))
+    return [float(value) for value in values.reshape(-1, frames).mean(1)]

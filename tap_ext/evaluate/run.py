@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -96,7 +97,7 @@ class Job:
             "reference_steps": self.steps,
             "prompt": sample.prompt,
             "seed": sample.seed,
-            "batch": 1 if way.tuned else self.batch or self.model.batch,
+            "batch": 1 if way.alone else self.batch or self.model.batch,
             "versions": versions(),
         }
 
@@ -105,8 +106,8 @@ class Job:
         line = store.lines.get(key(self.settings(way, sample)))
         if line is None or (self.pictures and not _kept(store, line)):
             return None
-        measured = way.method == UNTOUCHED or all(metric.name in line for metric in self.metrics)
-        return line if measured else None
+        wanted = [m.name for m in self.metrics if m.by_prompt or way.method != UNTOUCHED]
+        return line if all(name in line for name in wanted) else None
 
 
 def evaluate(job: Job, store: Store, advance: Callable[[int], object] = lambda count: None) -> Job:
@@ -160,6 +161,7 @@ class _Made:
     outputs: Tensor
     seconds: float
     peak_bytes: int | None
+    held_bytes: int | None
     branches: list[dict[str, list[int]] | None]
 
 
@@ -198,16 +200,18 @@ class _Runner:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
-        parts = [[one] for one in chunk] if way.tuned else [chunk]
+        parts: list[Sequence[Sample]] = [[one] for one in chunk] if way.alone else [chunk]
         outputs, branches, total = [], [], 0.0
-        for part in parts:
-            with wall_time(self.device) as seconds:
-                outputs.append(self._generate(pipe, part, way.steps))
-            total += seconds[0]
-            found = None if way.config is None else _branches(pipe, way)
-            branches += [found] * len(part)
+        around = contextlib.nullcontext() if way.control is None else way.control.around(pipe)
+        with around as more:
+            for part in parts:
+                with wall_time(self.device) as seconds:
+                    outputs.append(self._generate(pipe, part, way.steps))
+                total += seconds[0]
+                branches += [_branches(pipe, way)] * len(part)
+            held = _held(pipe, way, more) / len(parts[-1])
         peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else None
-        return _Made(torch.cat(outputs), total, peak, branches)
+        return _Made(torch.cat(outputs), total, peak, round(held), branches)
 
     def settled(self, way: Way, store: Store) -> Way:
         """The way itself, with its threshold where it needs one; tuned on samples of its own."""
@@ -229,12 +233,12 @@ class _Runner:
         """What is stored of a batch, one line per picture."""
         if not torch.isfinite(made.outputs).all():
             raise RuntimeError(f"{way.method} at {way.budget} full steps: pictures are not finite")
-        values = {}
-        if way.method != UNTOUCHED:
-            values = {
-                metric.name: measure(metric, made.outputs, reference.outputs)
-                for metric in self.job.metrics
-            }
+        prompts = [sample.prompt for sample in chunk]
+        values = {
+            metric.name: measure(metric, made.outputs, reference.outputs, prompts)
+            for metric in self.job.metrics
+            if metric.by_prompt or way.method != UNTOUCHED
+        }
         lines = []
         for i, sample in enumerate(chunk):
             settings = self.job.settings(way, sample)
@@ -251,6 +255,7 @@ class _Runner:
                     "seconds": made.seconds / len(chunk),
                     "flops": self._cost(way, made.branches[i]),
                     "peak_bytes": made.peak_bytes,
+                    "held_bytes": made.held_bytes,
                     "branches": made.branches[i],
                     "settings": settings,
                 }
@@ -263,7 +268,7 @@ class _Runner:
 
     def _cost(self, way: Way, branches: dict[str, list[int]] | None) -> int | None:
         """Floating-point operations per picture; None: not known."""
-        if self.flops is None:
+        if self.flops is None or way.control is not None:
             return None
         per_step, flops = self.flops
         if branches is None:
@@ -303,12 +308,21 @@ def _flops(model: Model, sample: Sample) -> tuple[int, StepFlops] | None:
         return None  # an op that the counter cannot follow
 
 
-def _branches(pipe: Any, way: Way) -> dict[str, list[int]]:
-    """The full steps of every branch of the last run.
+def _held(pipe: Any, way: Way, more: Any) -> int:
+    """Bytes that a method holds from step to step beside the model's own."""
+    held = 0 if way.config is None else sum(model.nbytes for model in tap_ext.stats(pipe).models)
+    return held + int(getattr(more, "nbytes", 0))
+
+
+def _branches(pipe: Any, way: Way) -> dict[str, list[int]] | None:
+    """The full steps of every branch of the last run; None: of a run of nothing else.
 
     Raises:
         RuntimeError: they are not as many as planned.
     """
+    if way.config is None:
+        listed = getattr(way.control, "full_steps", None)
+        return None if listed is None else {"0": list(listed)}
     models = [model for model in tap_ext.stats(pipe).models if model.branches or model.fallbacks]
     found = {
         branch.name if number == 0 else f"{number}:{branch.name}": list(branch.full_steps)

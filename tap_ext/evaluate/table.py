@@ -54,6 +54,7 @@ def rows(job: Job, store: Store, against: str = AGAINST) -> list[Row]:
             "flops": _mean(known, "flops"),
             "flops_ratio": _ratio(_mean(reference, "flops"), _mean(known, "flops")),
             "peak_bytes": _mean(known, "peak_bytes"),
+            "held_bytes": _mean(known, "held_bytes"),
             "branches": _branches(known),
         }
         compared = (
@@ -110,7 +111,8 @@ def as_markdown(table: Sequence[Row], against: str = AGAINST) -> str:
     parts.append(
         f"Each metric is to the untouched pictures: mean ± standard error; difference to {against} "
         "at\nthe same number of full steps, paired, ± standard error; mean of the worst tenth. "
-        "FLOPs and\nspeed: how many times less than untouched."
+        "Held: kept\nfrom step to step, per picture. FLOPs and speed: how many times less than "
+        "untouched."
     )
     return "\n\n".join(parts)
 
@@ -119,7 +121,7 @@ def _grid(table: Sequence[Row], metrics: Sequence[Metric], against: str) -> str:
     head = ["method", "full steps"]
     for metric in metrics:
         head += [metric.title, f"to {against}", "worst tenth"]
-    body = [[*head, "FLOPs", "speed", "s/picture"]]
+    body = [[*head, "held KiB", "FLOPs", "speed", "s/picture"]]
     for row in table:
         cells = [row["method"], f"{row['full_steps_made']:g}"]
         for metric in metrics:
@@ -127,6 +129,8 @@ def _grid(table: Sequence[Row], metrics: Sequence[Metric], against: str) -> str:
             cells.append(_with_error(row[name], row[f"{name}_se"], digits))
             cells.append(_with_error(row[f"{name}_diff"], row[f"{name}_diff_se"], digits, "+"))
             cells.append(_number(row[f"{name}_worst"], digits))
+        held = row["held_bytes"]
+        cells.append(_number(None if held is None else held / 1024, 0))
         cells += [_times(row["flops_ratio"]), _times(row["speedup"]), _number(row["seconds"], 2)]
         body.append(cells)
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
@@ -146,8 +150,8 @@ def _known(lines: Sequence[Line | None]) -> list[Line]:
 
 
 def _mean(lines: Sequence[Line], name: str) -> float | None:
-    values = [line[name] for line in lines]
-    return None if not values or None in values else statistics.fmean(values)
+    values = [line[name] for line in lines if line.get(name) is not None]
+    return statistics.fmean(values) if values and len(values) == len(lines) else None
 
 
 def _average(values: Sequence[float]) -> float | None:

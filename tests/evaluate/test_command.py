@@ -39,12 +39,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--full-steps=51"], "1 to 50, the steps of a run, got 51"),
         (["--full-steps=16", "--methods=paper"], "the nearest are 14 and 18"),
         (["--full-steps=8,16", "--methods=paper,steps"], "the nearest are 14 and 18"),
-        (["--metrics=psnr,lpips"], "got 'lpips'"),
+        (["--metrics=psnr,niqe"], "got 'niqe'"),
         (["--model=no/such/folder"], "no/such/folder"),
         (["--prompts=no/such/file"], "No such file"),
         (["--seeds=0"], "--seeds"),
         (["--size=64"], "size must not be given for bundled"),
         (["--json", "--csv"], "not allowed"),
+        (["--table=third"], "table must be among main, few-step"),
+        (["--table=loss", "--steps=8"], "--steps: not allowed with argument --table"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(

@@ -28,7 +28,7 @@ def test_a_budget_is_met_or_refused(steps: int) -> None:
         for way in found:
             assert isinstance(way, Way)
             if way.config is None:
-                assert way.tuned or way.steps == budget
+                assert way.tuned or way.control or way.steps == budget
             else:
                 assert len(way.config.plan(steps).full_steps()) == budget, way
 
@@ -155,7 +155,7 @@ def _noisy(side: int, error: float) -> tuple[Tensor, Tensor]:
     return (clean + error * noise).clamp(0, 1), clean
 
 
-@pytest.mark.parametrize("name", list(metrics.METRICS))
+@pytest.mark.parametrize("name", ["psnr", "ssim", "ms_ssim", "flip"])
 @pytest.mark.parametrize("side", [48, 176])
 def test_metrics_fall_with_the_error(name: str, side: int) -> None:
     metric = metrics.METRICS[name]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tap_ext.cli import main
+from tap_ext.evaluate import blocks
 from tap_ext.evaluate import run as running
 from tap_ext.evaluate.store import Store
 from tests.evaluate.conftest import COMMON, Run, lines, values
@@ -120,6 +121,18 @@ def test_a_full_disk_or_ctrl_c(
     run(tmp_path, *GRID)
     assert lines(tmp_path)[:6] == kept
     assert values(lines(tmp_path)) == whole
+
+
+def test_a_method_that_a_model_cannot_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MODULES", {"OtherBlock": (("attn",), ())})
+    arguments = ["--methods=steps,taylorseer-blocks", "--full-steps=4", "--seeds=2"]
+    assert main(["evaluate", *COMMON, *arguments, f"--out={tmp_path}"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "taylorseer-blocks knows the blocks OtherBlock, none is in FluxTransformer2D" in last
+    assert "4 finished pictures are kept" in last
+    assert [line["method"] for line in lines(tmp_path)] == ["untouched"] * 2 + ["steps"] * 2
 
 
 def test_a_torn_line_is_made_again(

@@ -1,0 +1,106 @@
+"""Metrics of trained networks: used where package and weights are on disk, never downloaded."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["clip_score", "image_reward", "lpips", "vqa_score", "weights_of"]
+
+CLIP = "openai/clip-vit-base-patch16"
+VQA = "clip-flant5-xxl"
+
+
+def lpips(pictures: Tensor, reference: Tensor) -> list[float]:
+    """LPIPS with AlexNet (Zhang et al., 2018) per picture; both (B, 3, H, W) in [0, 1]."""
+    values: Tensor = _lpips()(2 * pictures - 1, 2 * reference - 1)
+    return [float(value) for value in values.reshape(-1)]
+
+
+def clip_score(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
+    """CLIPScore (Hessel et al., 2021) per picture: 100 times the cosine to its prompt, at least 0.
+
+    CLIP ViT-B/16.
+    """
+    model, processor = _clip()
+    images = [_uint8(picture) for picture in pictures]
+    given = processor(
+        text=list(prompts), images=images, return_tensors="pt", padding=True, truncation=True
+    )
+    with torch.no_grad():
+        made = model(**given)
+    cosine = torch.cosine_similarity(made.image_embeds, made.text_embeds)
+    return [max(100 * float(value), 0.0) for value in cosine]
+
+
+def image_reward(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
+    """ImageReward (Xu et al., 2023) per picture."""
+    model = _image_reward()
+    pairs = zip(pictures, prompts, strict=True)
+    return [float(model.score(prompt, _image(picture))) for picture, prompt in pairs]
+
+
+def vqa_score(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
+    """VQAScore (Lin et al., 2024) per picture, in percent, by CLIP-FlanT5-XXL."""
+    model = _vqa()
+    pairs = zip(pictures, prompts, strict=True)
+    found = [model(images=[_image(picture)], texts=[prompt]) for picture, prompt in pairs]
+    return [100 * float(value.reshape(-1)[0]) for value in found]
+
+
+def weights_of(name: str) -> Path:
+    """Where the weights of a metric are looked for, without touching the network."""
+    cache = Path(os.environ.get("HF_HUB_CACHE", _home("HF_HOME", "huggingface") / "hub"))
+    known: dict[str, Callable[[], Path]] = {
+        "lpips": lambda: Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth",
+        "clip_score": lambda: cache / f"models--{CLIP.replace('/', '--')}",
+        "image_reward": lambda: Path.home() / ".cache" / "ImageReward" / "ImageReward.pt",
+        "vqa_score": lambda: cache / f"models--zhiqiulin--{VQA}",
+    }
+    return known[name]()
+
+
+def _home(variable: str, folder: str) -> Path:
+    return Path(os.environ.get(variable, Path.home() / ".cache" / folder))
+
+
+@functools.cache
+def _lpips() -> Any:
+    return importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval()
+
+
+@functools.cache
+def _clip() -> tuple[Any, Any]:
+    transformers = importlib.import_module("transformers")
+    kinds = (transformers.CLIPModel, transformers.CLIPProcessor)
+    model, processor = (kind.from_pretrained(CLIP, local_files_only=True) for kind in kinds)
+    return model.eval(), processor
+
+
+@functools.cache
+def _image_reward() -> Any:
+    folder = weights_of("image_reward").parent
+    load = importlib.import_module("ImageReward").load
+    return load("ImageReward-v1.0", device="cpu", download_root=str(folder))
+
+
+@functools.cache
+def _vqa() -> Any:
+    return importlib.import_module("t2v_metrics").VQAScore(model=VQA, device="cpu")
+
+
+def _uint8(picture: Tensor) -> Any:
+    return (picture.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+
+
+def _image(picture: Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(_uint8(picture))
