@@ -1,19 +1,16 @@
 """Trains the model that ships in `tap_ext/demo/model`, from its data to its files.
 
 Rectified flow in FLUX's convention: x_s = (1 - s) x_0 + s noise, the model sees s and predicts
-noise - x_0. Every step draws from a generator seeded by (seed, step), so a resumed training takes
-the same steps as an uninterrupted one.
+noise - x_0.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
 from pathlib import Path
 
 import torch
+import training
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import nn
@@ -86,9 +83,7 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def save(
-    trainee: Trainee, average: dict[str, torch.Tensor], out: Path, log: dict[str, float]
-) -> None:
+def save(trainee: Trainee, average: dict[str, torch.Tensor], out: Path) -> None:
     """Writes the averaged weights in the layout that `load_pipeline` reads."""
     live = {name: tensor.clone() for name, tensor in trainee.state_dict().items()}
     trainee.load_state_dict(average)
@@ -98,29 +93,23 @@ def save(
         "pooled_prompt_embeds": trainee.pooled_prompt_embeds.detach().clone(),
     }
     save_file(captions, out / EMBEDDINGS)
-    (out / "training.json").write_text(json.dumps(log, indent=2) + "\n")
     trainee.load_state_dict(live)
 
 
 def main() -> None:
     """Parses the command line and trains."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo_model"), help="folder to write")
-    parser.add_argument("--steps", type=int, default=3400)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--warm-up", type=int, default=150, help="steps")
+    parser = training.arguments(
+        __doc__,
+        out=Path("demo_model"),
+        steps=3400,
+        batch=24,
+        peak=2e-3,
+        warm_up=150,
+        save_every=400,
+    )
     parser.add_argument("--per-class", type=int, default=1500, help="pictures of each class")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--save-every", type=int, default=400, help="steps between checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from the state in --out")
-    args = parser.parse_args()
+    args = training.parse(parser)
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
     pictures, numbers = dataset(args.per_class, args.seed)
     channels_first = torch.from_numpy(pictures).permute(0, 3, 1, 2)
     # Packing only moves values, so the data set stays in bytes.
@@ -128,23 +117,9 @@ def main() -> None:
         [(pack(part / 255) * 127.5 + 127.5).round().byte() for part in channels_first.split(1000)]
     )
     classes = torch.from_numpy(numbers)
-
     trainee = Trainee().to(args.device)
-    average = {name: tensor.detach().clone() for name, tensor in trainee.state_dict().items()}
-    optimizer = torch.optim.AdamW(
-        trainee.parameters(), lr=args.peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
-    state_file, first, seconds, smooth = args.out / "state.pt", 0, 0.0, 0.0
-    if args.resume:
-        state = torch.load(state_file, map_location=args.device, weights_only=True)
-        trainee.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, first = state["average"], state["step"]
-        seconds, smooth = state["seconds"], state["loss"]
 
-    start = time.monotonic() - seconds
-    for step in range(first, args.steps):
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
         chosen = torch.randint(len(data), (args.batch,), generator=generator)
         s = noise_levels(args.batch, generator).to(args.device)
         clean = (data[chosen].float() / 127.5 - 1).to(args.device)
@@ -152,38 +127,15 @@ def main() -> None:
         level = s[:, None, None]
         noisy = (1 - level) * clean + level * noise
         velocity = trainee(noisy, s, classes[chosen].to(args.device))
-        loss = (velocity - (noise - clean)).square().mean()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.peak, args.warm_up)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-        optimizer.step()
-        # The horizon grows with the step, so that the first weights are soon forgotten.
-        decay = min(0.998, (1 + step) / (10 + step))
-        weights = trainee.state_dict()
-        with torch.no_grad():
-            for name, tensor in average.items():
-                tensor.lerp_(weights[name], 1 - decay)
-        done = step + 1
-        smooth += (loss.item() - smooth) * max(0.01, 1 / done)
-        if done % 50 == 0:
-            print(f"{done:6d}  loss {smooth:.4f}  {time.monotonic() - start:7.0f} s", flush=True)
-        if done % args.save_every == 0 or done == args.steps:
-            seconds = time.monotonic() - start
-            log = {"steps": done, "loss": smooth, "seconds": round(seconds), "seed": args.seed}
-            save(trainee, average, args.out, log)
-            torch.save(
-                {
-                    "model": trainee.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average,
-                    "step": done,
-                    "seconds": seconds,
-                    "loss": smooth,
-                },
-                state_file,
-            )
+        return (velocity - (noise - clean)).square().mean()
+
+    training.train(
+        trainee,
+        loss_of,
+        lambda step: learning_rate(step, args.steps, args.peak, args.warm_up),
+        lambda average: save(trainee, average, args.out),
+        args,
+    )
 
 
 if __name__ == "__main__":
