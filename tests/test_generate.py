@@ -22,6 +22,7 @@ from tap_ext.cli import main
 from tap_ext.cli.arguments import seeds
 from tap_ext.demo import bundled
 from tap_ext.evaluate import models
+from tap_ext.plan import Even
 from tests.demo_models import save_random_bundle, save_random_checkpoint
 
 STEPS = "--steps=8"
@@ -70,6 +71,31 @@ def test_every_prompt_with_every_seed(out: Path, capsys: pytest.CaptureFixture[s
     assert all("4 full and 4 skip steps" in line for line in told)
     pictures = [pixels(out / f"{name}.png") for name in names]
     assert len({picture.tobytes() for picture in pictures}) == 4
+
+
+def test_a_calibration_places_the_full_steps(out: Path, tmp_path: Path) -> None:
+    speeds = np.cumsum([1.0, 9, 1, 1, 1, 1, 7, 1])
+    found = tap_ext.Calibration(np.outer(speeds, speeds))
+    found.save(tmp_path / "found.json")
+    placed = [f"--calibration={tmp_path / 'found.json'}", "--full-steps=4"]
+    assert main(["generate", "--prompt=sea", STEPS, f"--out={out}", *placed]) == 0
+    pipe = tap_ext.accelerate(bundled.load_pipeline(), schedule=found.schedule(4))
+    again = bundled.generate(pipe, ["sea"], 8, 0)[0]
+    (made,) = out.glob("*.png")
+    assert np.array_equal(pixels(made), (again.permute(1, 2, 0) * 255).round().byte().numpy())
+    assert found.schedule(4).steps != Even(4).full_steps(8)
+
+
+def test_a_calibration_of_other_runs_or_no_file_of_one(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+    file.write_text("{}")
+    command = ("generate", "--prompt=sea", f"--calibration={file}", "--full-steps=4")
+    assert "must be a file that Calibration.save wrote" in refused(capsys, *command)
+    tap_ext.Calibration(np.eye(9)).save(file)
+    assert main([*command, STEPS, f"--out={out}"]) == 1
+    assert "calibrated for runs of 8 steps, got one for 9" in capsys.readouterr().err
 
 
 def test_settings_lie_beside_and_within_each_picture(out: Path) -> None:
@@ -184,6 +210,12 @@ def test_a_video_without_its_writer_is_refused_before_it_is_made(
         (["--prompt=sea", "--preset=best"], "--preset"),
         (["--prompt=sea", "--full-steps=4", "--window=4"], "full_steps must not be given beside"),
         (["--prompt=sea", "--untouched", "--preset=fast"], "--untouched"),
+        (["--prompt=sea", "--untouched", "--calibration=x"], "--untouched"),
+        (["--prompt=sea", "--calibration=x"], "argument --calibration: needs --full-steps"),
+        (
+            ["--prompt=sea", "--full-steps=4", "--calibration=no/such"],
+            "--calibration: No such file",
+        ),
         (["--prompt=sea", "--out=x.mp4"], "must be a folder or end in .png"),
         (["--prompt=sea", "--out="], "argument --out: must be a path, got ''"),
         (["--prompt=sea", "--out=a\0b"], "argument --out: must be a path"),

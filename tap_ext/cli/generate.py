@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tap_ext.calibrate import Calibration
 from tap_ext.cli.arguments import (
     add_call,
     add_model,
@@ -72,12 +73,20 @@ def add_acceleration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, help="see tap_ext.Config; balanced")
     parser.add_argument("--full-steps", type=whole(1, 1000), help="how many steps are full")
     parser.add_argument("--window", type=whole(1, 1000), help="one full step in so many")
+    parser.add_argument(
+        "--calibration",
+        type=path,
+        metavar="FILE",
+        help="written by tap_ext calibrate: places the full steps; needs --full-steps",
+    )
 
 
 def acceleration(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, **more: Any
 ) -> Config:
     """The configuration asked for; leaves with one line where it cannot be."""
+    if arguments.calibration is not None:
+        return _calibrated(parser, arguments, **more)
     names = ("full_steps", "window")
     fields = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     try:
@@ -86,10 +95,26 @@ def acceleration(
         parser.error(str(error))
 
 
+def _calibrated(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, **more: Any
+) -> Config:
+    if arguments.preset or arguments.window or not arguments.full_steps:
+        parser.error("argument --calibration: needs --full-steps, and no --preset or --window")
+    try:
+        found = Calibration.load(arguments.calibration)
+        return Config(schedule=found.schedule(arguments.full_steps), **more)
+    except (ValueError, OSError) as error:
+        parser.error(f"argument --calibration: {words_of(error)}")
+
+
 def _generate(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if arguments.untouched and (arguments.preset or arguments.full_steps or arguments.window):
-        parser.error("argument --untouched: not allowed with --preset, --full-steps or --window")
+    given = (arguments.preset, arguments.full_steps, arguments.window, arguments.calibration)
+    if arguments.untouched and any(given):
+        parser.error(
+            "argument --untouched: not allowed with --preset, --full-steps, --window or "
+            "--calibration"
+        )
     config = None if arguments.untouched else acceleration(parser, arguments)
     try:
         pairs, model, targets = _prepare(parser, arguments)
