@@ -38,7 +38,15 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPLAINED = ROOT / "tests" / "mutants.txt"
 
 TARGETS: dict[str, tuple[list[str], list[str]]] = {
-    "plan": (["tap_ext/plan.py"], ["tests/test_plan.py", "tests/test_config.py"]),
+    "plan": (
+        ["tap_ext/plan.py"],
+        [
+            "tests/test_plan.py",
+            "tests/test_config.py",
+            "tests/test_calibrate.py",
+            "tests/peers/test_adaptive.py",
+        ],
+    ),
     "state": (
         ["tap_ext/state.py", "tap_ext/buffers.py", "tap_ext/history.py"],
         ["tests/test_state.py", "tests/test_history.py", "tests/test_buffers.py"],

@@ -50,7 +50,7 @@ def step_flops(subject: Painter) -> StepFlops:
     """Counts what is dispatched in one call of each kind, in short runs of the pipeline.
 
     Counted as torch's counter does: matrix products and attention at two operations per
-    multiply-add, element-wise work at none; and in the same way ``skip_step_``.
+    multiply-add, element-wise work at none; and in the same way the ops of a skip step.
     """
     plain = _flops_of_calls(subject, subject.twin(), 1)
     pipe = subject.twin()
@@ -73,6 +73,7 @@ def _unknown_to_torch() -> dict[Any, Callable[..., int]]:
     return {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         torch.ops.tap_ext.skip_step_: _skip_step_flops,
+        torch.ops.tap_ext.modulated_skip_step_: _modulated_skip_step_flops,
     }
 
 
@@ -88,3 +89,11 @@ def _skip_step_flops(
     planes, batch, tokens, width = probe_stack
     products = (planes + 1) * (planes + 2) // 2
     return int(2 * batch * tokens * (products * width + planes * stack[-1]))
+
+
+def _modulated_skip_step_flops(
+    out: Any, index: Any, probes: Any, hidden: Any, shift: Any, scale: Any, stack: Any, *_: Any,
+    **__: Any,
+) -> int:  # fmt: skip
+    """The same: the norm and its modulation are element-wise."""
+    return _skip_step_flops(out, index, probes, hidden, stack)

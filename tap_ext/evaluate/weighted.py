@@ -16,6 +16,7 @@ __all__ = ["clip_score", "image_reward", "lpips", "vqa_score", "weights_of"]
 
 CLIP = "openai/clip-vit-base-patch16"
 VQA = "clip-flant5-xxl"
+ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
 def lpips(pictures: Tensor, reference: Tensor) -> list[float]:
@@ -59,7 +60,7 @@ def weights_of(name: str) -> Path:
     """Where the weights of a metric are looked for, without touching the network."""
     cache = Path(os.environ.get("HF_HUB_CACHE", _home("HF_HOME", "huggingface") / "hub"))
     known: dict[str, Callable[[], Path]] = {
-        "lpips": lambda: Path(torch.hub.get_dir()) / "checkpoints" / "alexnet-owt-7be5be79.pth",
+        "lpips": lambda: _home("TORCH_HOME", "torch") / "hub" / "checkpoints" / ALEXNET,
         "clip_score": lambda: cache / f"models--{CLIP.replace('/', '--')}",
         "image_reward": lambda: Path.home() / ".cache" / "ImageReward" / "ImageReward.pt",
         "vqa_score": lambda: cache / f"models--zhiqiulin--{VQA}",
@@ -79,9 +80,10 @@ def _lpips() -> Any:
 @functools.cache
 def _clip() -> tuple[Any, Any]:
     transformers = importlib.import_module("transformers")
-    kinds = (transformers.CLIPModel, transformers.CLIPProcessor)
-    model, processor = (kind.from_pretrained(CLIP, local_files_only=True) for kind in kinds)
-    return model.eval(), processor
+    model = transformers.CLIPModel.from_pretrained(
+        CLIP, local_files_only=True, use_safetensors=True
+    )
+    return model.eval(), transformers.CLIPProcessor.from_pretrained(CLIP, local_files_only=True)
 
 
 @functools.cache

@@ -87,8 +87,9 @@ def test_clip_score_is_the_cosine_in_percent(monkeypatch: pytest.MonkeyPatch) ->
 
     class Loaded(torch.nn.Module):
         @classmethod
-        def from_pretrained(cls, name: str, local_files_only: bool) -> Loaded:
+        def from_pretrained(cls, name: str, local_files_only: bool, **more: bool) -> Loaded:
             assert name == weighted.CLIP and local_files_only
+            assert more == ({"use_safetensors": True} if cls is Loaded else {})
             return cls()
 
         def forward(self, images: Any, texts: Any) -> Any:
