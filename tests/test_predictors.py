@@ -752,6 +752,14 @@ def test_predictors_are_values(predictor):
         (lambda: Taylor(2, math.nan), ValueError, "shift must be finite, got nan"),
         (lambda: Taylor(2, "1"), TypeError, r"shift must be a number, got '1' \(str\)"),
         (lambda: TaylorSeer(2, -1), ValueError, "first_enhance must be between 0 and"),
+        (
+            lambda: TaylorSeer(2, 10**6 + 1),
+            ValueError,
+            "first_enhance must be between 0 and 1000000",
+        ),
+        (lambda: candidates(step="1"), TypeError, "step must be a number, got '1'"),
+        (lambda: candidates(step=math.nan), ValueError, "step must be finite"),
+        (lambda: candidates(1, 257, 1.0), ValueError, "lookback / step must be at most 256"),
         (lambda: TaylorSeer(8), ValueError, "order must be between 0 and 7, got 8"),
         (lambda: HiCache(9), ValueError, "order must be between 0 and 7, got 9"),
         (lambda: HiCache(2, -0.5), ValueError, "sigma must be between 0.0 and 10.0, got -0.5"),
@@ -860,3 +868,8 @@ def test_weights_without_a_history_are_no_predictor():
 
     with pytest.raises(TypeError, match="must have weights"):
         as_predictor(Weighing())
+
+
+def test_what_is_just_within_the_bounds() -> None:
+    assert TaylorSeer(2, 10**6).first_enhance == 10**6
+    assert len(candidates(1, 256, 1.0)) == 258

@@ -170,7 +170,7 @@ def candidates(order: int = 2, lookback: float = 4.0, step: float = 1.0) -> tupl
         raise ValueError(f"step must be above 0, got {step}")
     # The tolerance keeps 0.3 in steps of 0.1 at four distances.
     count = lookback / step + 1e-9
-    if count > _MAX_STEPS_BACK + 1:
+    if count >= _MAX_STEPS_BACK + 1:
         raise ValueError(
             f"lookback / step must be at most {_MAX_STEPS_BACK}, got {lookback} / {step}"
         )
