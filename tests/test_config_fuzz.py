@@ -52,9 +52,14 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
         [None, "even", "paced", "adaptive", Windowed(4), Even(5), Listed((0, 3))]
     ),
     "graphs": st.sampled_from(["auto", "skip", "all", "off"]),
+    "compile": st.booleans(),
     "self_check": st.booleans(),
     "trace": st.booleans(),
 }
+
+
+def test_every_field_has_good_values() -> None:
+    assert GOOD.keys() == set(NAMES)
 
 
 @st.composite

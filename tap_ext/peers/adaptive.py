@@ -91,7 +91,7 @@ class _Following:
         self.windows = -1
 
     def is_full(self, step: int) -> bool:
-        if step >= len(self.path):
+        if step == 0 or step >= len(self.path):
             return True
         if self.left <= 0:
             return False

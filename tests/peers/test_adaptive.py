@@ -180,3 +180,8 @@ class _Clock:
 
     def refusal(self) -> None:
         return None
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_first_step_is_full_whoever_asks(count: int) -> None:
+    assert Adaptive(count).follow(4).is_full(0)
