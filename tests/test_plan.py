@@ -405,3 +405,19 @@ def test_paced_checks_its_fields(field, value):
 
 def test_paced_steps_may_follow_one_another_where_the_noise_goes_at_once() -> None:
     assert Paced(4, (1.4, *[0.1] * 6)).full_steps(6) == [0, 1, 2, 3]
+
+
+def test_a_run_of_one_step_can_be_measured():
+    assert Measured((0,), 1).full_steps(1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("speedup", "error"), [("6", TypeError), (True, TypeError), (0.5, ValueError)]
+)
+def test_a_share_is_a_number_of_at_least_one(speedup, error):
+    with pytest.raises(error, match="speedup must be"):
+        Share(speedup)
+
+
+def test_without_arguments_the_windows_are_the_papers():
+    assert Plan().full_steps(20) == Windowed(6, 3, 0).full_steps(20) != Windowed(7).full_steps(20)
