@@ -118,6 +118,11 @@ class Run:
         self.holders: weakref.WeakSet[Branches] = weakref.WeakSet()
         self.watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 
+    def finish(self) -> None:
+        """End its branches; their slots stay for others."""
+        for branches in list(self.holders):
+            branches.finish(self)
+
 
 def _place() -> tuple[int, Any]:
     """The thread and the task that run now."""
@@ -199,8 +204,7 @@ def run(clock: Clock | None = None, name: str = "") -> Iterator[Run]:
     failure: BaseException | None = None
     try:
         yield opened
-        for branches in list(opened.holders):
-            branches.finish(opened)
+        opened.finish()
         for watcher in list(opened.watchers) if clock is None else ():
             watcher.tell_if_idle(opened)
     except BaseException as error:
@@ -226,8 +230,7 @@ def leave(
 ) -> None:
     """End what ``enter`` began, as the end of a ``run()`` does; ``on_run`` is told."""
     if error is None:
-        for branches in list(opened.holders):
-            branches.finish(opened)
+        opened.finish()
     if _run.get() is opened:
         _run.set(None)
     _tell(opened, name, seconds, error)

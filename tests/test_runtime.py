@@ -270,19 +270,26 @@ def test_held_tensors_keep_their_memory() -> None:
     assert kept[0].tensor.data_ptr() == address and kept[1] is None
 
 
-def test_an_error_that_comes_once_during_the_self_check_is_no_verdict() -> None:
-    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+def _with_an_error_at(call: int, model: nn.Module) -> Tensor:
+    """A run in which one call of the last layer fails."""
     calls = []
 
     def fail_once(*_: Any) -> None:
         calls.append(1)
-        if len(calls) == 2:  # the first call is the full step's, the second the self-check's
+        if len(calls) == call:
             raise ValueError("once")
 
-    handle = model.proj_out.register_forward_pre_hook(fail_once)
-    result = tiny.sample(model, tiny.inputs(FLUX), STEPS)
-    handle.remove()
-    assert torch.equal(result, _fresh())
+    handle = model.get_submodule("proj_out").register_forward_pre_hook(fail_once)
+    try:
+        return tiny.sample(model, tiny.inputs(FLUX), STEPS)
+    finally:
+        handle.remove()
+
+
+def test_an_error_that_comes_once_during_the_self_check_is_no_verdict() -> None:
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    # the first call is the full step's, the second the self-check's
+    assert torch.equal(_with_an_error_at(2, model), _fresh())
     assert not tap_ext.stats(model).models[0].fallbacks
 
 
@@ -292,17 +299,7 @@ def test_an_error_that_comes_once_while_a_model_is_watched_is_no_verdict(
     expected = _fresh()
     monkeypatch.delitem(SPECS, "FluxTransformer2DModel")
     model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
-    calls = []
-
-    def fail_once(*_: Any) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            raise ValueError("once")
-
-    handle = model.proj_out.register_forward_pre_hook(fail_once)
-    result = tiny.sample(model, tiny.inputs(FLUX), STEPS)
-    handle.remove()
-    assert torch.equal(result, expected)
+    assert torch.equal(_with_an_error_at(1, model), expected)
     assert not tap_ext.stats(model).models[0].fallbacks
 
 

@@ -10,6 +10,7 @@ import threading
 from tap_ext.cli.arguments import (
     add_call,
     add_model,
+    call_of,
     failed,
     missing_extra,
     opened,
@@ -49,7 +50,7 @@ def _app(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         model = opened(arguments)
     except (ValueError, OSError) as error:
         parser.error(f"argument --model: {words_of(error)}")
-    call = dict(arguments.set or ()) | {"height": arguments.height, "width": arguments.width}
+    call = call_of(arguments)
     seen = {name: call[name] for name in ("height", "width", "num_frames") if call.get(name)}
     built = page.build(compare.Comparer(model, pause=PAUSE, **seen), own_steps(model))
     try:

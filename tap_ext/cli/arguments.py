@@ -24,6 +24,7 @@ __all__ = [
     "Parser",
     "add_call",
     "add_model",
+    "call_of",
     "device",
     "failed",
     "missing_extra",
@@ -81,6 +82,13 @@ def add_call(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="float32 if bundled, else bfloat16")
 
 
+def call_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the pipeline is called with beside prompt, steps and seed, by ``add_call``."""
+    sizes = {"height": arguments.height, "width": arguments.width}
+    given = {name: value for name, value in sizes.items() if value is not None}
+    return given | dict(arguments.set or ())
+
+
 def opened(arguments: argparse.Namespace) -> Model:
     """The model that ``add_model`` and ``add_call`` asked for.
 
@@ -89,11 +97,8 @@ def opened(arguments: argparse.Namespace) -> Model:
     """
     from tap_ext.evaluate.models import open_model
 
-    sizes = {"height": arguments.height, "width": arguments.width}
-    extra = {name: value for name, value in sizes.items() if value is not None}
-    extra |= dict(arguments.set or ())
     dtype = None if arguments.dtype is None else DTYPES[arguments.dtype]
-    return open_model(arguments.model, arguments.device, dtype, extra=extra)
+    return open_model(arguments.model, arguments.device, dtype, extra=call_of(arguments))
 
 
 def own_steps(model: Model) -> int:

@@ -14,6 +14,7 @@ from tap_ext.cli.arguments import (
     missing_extra,
     opened,
     own_steps,
+    path,
     seeds,
     whole,
     words_of,
@@ -40,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_argument(
         "--prompts",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="one per line, DrawBench's CSV or VBench's JSON, dealt out to the seeds; without it "
         "a bundled model's own",

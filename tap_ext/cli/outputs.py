@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tap_ext.evaluate.pictures import pixels
 from tap_ext.files import replacing
 
 __all__ = ["claimed", "names", "save"]
@@ -85,18 +86,18 @@ def save(target: Path, made: Tensor, settings: Mapping[str, Any], fps: int) -> N
         OSError: it cannot be written.
     """
     text = json.dumps(settings, indent=2, ensure_ascii=False)
-    pixels = _bytes(made)
+    shown = pixels(made)
     with replacing(target) as partial, replacing(beside(target)) as words:
         words.write_text(text + "\n", encoding="utf-8")
         if made.dim() == 4:
-            _write_video(partial, pixels, fps)
+            _write_video(partial, shown, fps)
         else:
             from PIL import Image
             from PIL.PngImagePlugin import PngInfo
 
             info = PngInfo()
             info.add_itxt("tap_ext", text)
-            Image.fromarray(pixels).save(partial, format="png", pnginfo=info)
+            Image.fromarray(shown).save(partial, format="png", pnginfo=info)
 
 
 def _write_video(path: Path, frames: Any, fps: int) -> None:
@@ -111,12 +112,6 @@ def _write_video(path: Path, frames: Any, fps: int) -> None:
             writer.send(np.ascontiguousarray(frame))
     finally:
         writer.close()
-
-
-def _bytes(made: Tensor) -> Any:
-    """(..., 3, H, W) in [0, 1] as (..., H, W, 3) of bytes."""
-    coloured = made.expand(*made.shape[:-3], 3, -1, -1).movedim(-3, -1)
-    return (coloured.clamp(0, 1) * 255).round().byte().contiguous().numpy()
 
 
 def _words(prompt: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tap_ext.evaluate.pictures import pixels
 
 __all__ = ["clip_score", "image_reward", "lpips", "vqa_score", "weights_of"]
 
@@ -31,7 +33,7 @@ def clip_score(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
     CLIP ViT-B/16.
     """
     model, processor = _clip()
-    images = [_uint8(picture) for picture in pictures]
+    images = [pixels(picture) for picture in pictures]
     given = processor(
         text=list(prompts), images=images, return_tensors="pt", padding=True, truncation=True
     )
@@ -59,13 +61,13 @@ def vqa_score(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
 def weights_of(name: str) -> Path:
     """Where the weights of a metric are looked for, without touching the network."""
     cache = Path(os.environ.get("HF_HUB_CACHE", _home("HF_HOME", "huggingface") / "hub"))
-    known: dict[str, Callable[[], Path]] = {
-        "lpips": lambda: _home("TORCH_HOME", "torch") / "hub" / "checkpoints" / ALEXNET,
-        "clip_score": lambda: cache / f"models--{CLIP.replace('/', '--')}",
-        "image_reward": lambda: Path.home() / ".cache" / "ImageReward" / "ImageReward.pt",
-        "vqa_score": lambda: cache / f"models--zhiqiulin--{VQA}",
+    known = {
+        "lpips": _home("TORCH_HOME", "torch") / "hub" / "checkpoints" / ALEXNET,
+        "clip_score": cache / f"models--{CLIP.replace('/', '--')}",
+        "image_reward": Path.home() / ".cache" / "ImageReward" / "ImageReward.pt",
+        "vqa_score": cache / f"models--zhiqiulin--{VQA}",
     }
-    return known[name]()
+    return known[name]
 
 
 def _home(variable: str, folder: str) -> Path:
@@ -98,11 +100,7 @@ def _vqa() -> Any:
     return importlib.import_module("t2v_metrics").VQAScore(model=VQA, device="cpu")
 
 
-def _uint8(picture: Tensor) -> Any:
-    return (picture.clamp(0, 1).permute(1, 2, 0) * 255).round().byte().numpy()
-
-
 def _image(picture: Tensor) -> Any:
     from PIL import Image
 
-    return Image.fromarray(_uint8(picture))
+    return Image.fromarray(pixels(picture))
