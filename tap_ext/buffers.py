@@ -123,16 +123,19 @@ class Candidates:
         self._size = len(family)
         self.weights: Tensor | None = None
         self.counts: Tensor | None = None
+        self._counts: Tensor | None = None
         self._owners: Tensor | None = None
         self._numbers: Tensor | None = None
 
-    def aim(self, table: Rows, unit: float, device: torch.device) -> None:
+    def aim(self, table: Rows, unit: float, device: torch.device, *, counted: bool = True) -> None:
         """First half of a skip step: these rows, for positions that are ``unit`` apart."""
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
         difference = table.difference * unit ** np.arange(table.difference.shape[1])
         missing = self._size - len(table)
         weights = np.concatenate([difference, *([difference[:1]] * missing)]).astype(np.float32)
         owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
+        if not counted:  # by a number, so that the second half is the same work
+            owners[:] = self._size
         if self.weights is None or self.weights.device != device:
             self._allocate(weights.shape, device)
         assert self.weights is not None and self._owners is not None
@@ -142,14 +145,15 @@ class Candidates:
     def _allocate(self, shape: tuple[int, ...], device: torch.device) -> None:
         with torch.inference_mode(False):
             self.weights = torch.empty(shape, dtype=torch.float32, device=device)
-            self.counts = torch.zeros(self._size, dtype=torch.int64, device=device)
+            self._counts = torch.zeros(self._size + 1, dtype=torch.int64, device=device)
+            self.counts = self._counts[: self._size]
             self._owners = torch.empty(self._size, dtype=torch.int64, device=device)
             self._numbers = torch.arange(self._size, dtype=torch.int32, device=device)
 
     def count(self, index: Tensor) -> None:
         """Second half: add the choices of one skip step, ``index`` (B, N) into the rows."""
-        assert self._owners is not None and self.counts is not None and self._numbers is not None
-        self.counts.index_add_(0, self._owners, (index.reshape(-1, 1) == self._numbers).sum(0))
+        assert self._owners is not None and self._counts is not None and self._numbers is not None
+        self._counts.index_add_(0, self._owners, (index.reshape(-1, 1) == self._numbers).sum(0))
 
     def clear(self) -> Tensor | None:
         """Begin to count anew; returns what was counted."""

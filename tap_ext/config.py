@@ -55,6 +55,7 @@ _PAPER: Mapping[str, Any] = {
     "metric": "cosine",
     "probe": "modulated",
     "forecast": "residual",
+    "corrector": False,
     "position": "step",
     "predictors": None,
     "schedule": None,
@@ -64,7 +65,7 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced"}
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced", "corrector": True}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": _BALANCED,
@@ -111,6 +112,10 @@ class Config:
         forecast: what the weights are applied to: ``"residual"``, output minus input of the blocks
             (eq. 6), or ``"hidden"``, their output, which can be better where the sampler adds no
             noise and is much worse where it does: noise cannot be forecast.
+        corrector: let a full step make up for what the forecasts since the last one got wrong, as
+            far as it shows that: what it returns is then no longer the model's own. Where nobody
+            tells the noise levels and what the model predicts, as a pipeline's scheduler does,
+            there is none.
         position: the abscissa of the predictors: ``"step"`` counts steps; ``"sigma"`` reads the
             timestep, which costs one device read per step on a GPU.
         predictors: predictors to use instead of the Taylor family, the nominal one first.
@@ -149,6 +154,7 @@ class Config:
     metric: Metric = _FROM_PRESET
     probe: Probe = _FROM_PRESET
     forecast: Forecast = _FROM_PRESET
+    corrector: bool = _FROM_PRESET
     position: Position = _FROM_PRESET
     predictors: tuple[Predictor, ...] | None = _FROM_PRESET
     schedule: Schedule | Placement | None = _FROM_PRESET
@@ -178,7 +184,7 @@ class Config:
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} must be one of {_names(choices)}, got {value!r}")
-        for name in ("compile", "self_check", "trace"):
+        for name in ("corrector", "compile", "self_check", "trace"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
         own = callable(getattr(self.schedule, "is_full", None))
@@ -231,8 +237,9 @@ class Config:
 
     @property
     def wants_angles(self) -> bool:
-        """Whether ``plan`` makes use of angles."""
-        return self.method == "tap" and self.schedule in ("paced", "adaptive")
+        """Whether ``plan``, or the corrector, makes use of angles."""
+        paced = self.method == "tap" and self.schedule in ("paced", "adaptive")
+        return paced or self.corrector
 
     @property
     def follows(self) -> bool:

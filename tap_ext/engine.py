@@ -21,11 +21,12 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
 from tap_ext.config import Config
+from tap_ext.correction import Sampling
 from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run, held, signature
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
-from tap_ext.steps import OtherTokens, Steps
+from tap_ext.steps import Hindsight, OtherTokens, Steps
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
@@ -166,14 +167,14 @@ class Engine:
             try:
                 if due is Step.SKIP:
                     return self._skip_step(run, branch, args, kwargs)
-                if self._steps.asked(Step.FULL) and self._is_settled(branch, key):
-                    return self._next_full_step(run, branch, args, kwargs)
             except OtherTokens:
                 branch = self._begin_again(run, branch)
             except FullStepWanted:
                 for state in branch.states.values():
                     state.begin(state.step, state.position, full=True)
-            return self._full_step(run, branch, key, arguments, args, kwargs)
+            hindsight = self._look_back(branch, key, args, kwargs)
+            output = self._full_step(run, branch, key, arguments, args, kwargs)
+            return output if hindsight is None else hindsight.correct(output)
         except AdapterError as error:
             self._branches.drop(run)
             self._verdicts[key] = str(error)
@@ -264,11 +265,15 @@ class Engine:
         steps = None if clock is None else clock.num_steps()
         angles = clock.angles() if clock is not None and self.config.wants_angles else None
         moment = None if clock is None else clock.now()
-        plan = self.config.plan(steps, angles, 0 if moment is None else moment.done)
+        done = 0 if moment is None else moment.done
+        plan = self.config.plan(steps, angles, done)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
         slot = self._branches.slot(key)
         branch = Branch(name, key, conditioning, slot, journal, trend=trend)
+        prediction = clock.prediction() if clock is not None and self.config.corrector else None
+        if angles is not None and prediction is not None:
+            branch.sampling = Sampling(angles[done:], prediction)
         self._add_stream(branch, 0, plan)
         return branch
 
@@ -288,6 +293,7 @@ class Engine:
             kept[stream] = State(None, self.config)
         state = branch.states[stream] = kept[stream]
         state.plan = plan if stream == 0 else _ASKED
+        state.sampling = branch.sampling
         hidden = self._known.streams[stream].hidden
         name = f"{branch.name}.{hidden}" if stream else branch.name
         branch.journal.logs.append((name, state.log))
@@ -343,15 +349,37 @@ class Engine:
         checked = key in self._verdicts or not self.config.self_check
         return checked and bool(branch.takes)
 
-    def _next_full_step(
-        self, run: Run, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        output = self._steps.full(self._entered, branch, args, kwargs)
-        run.full += 1
-        self.full += 1
-        return output
+    def _look_back(
+        self, branch: Branch, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Hindsight | None:
+        if branch.sampling is None or not self._is_settled(branch, key):
+            return None
+        try:
+            return self._steps.look_back(self._entered, branch, args, kwargs)
+        except OtherTokens:
+            return None  # the full step finds out by itself
 
     def _full_step(
+        self,
+        run: Run,
+        branch: Branch,
+        key: Any,
+        arguments: dict[str, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self._steps.asked(Step.FULL) and self._is_settled(branch, key):
+            try:
+                output = self._steps.full(self._entered, branch, args, kwargs)
+            except OtherTokens:
+                branch = self._begin_again(run, branch)
+            else:
+                run.full += 1
+                self.full += 1
+                return output
+        return self._eager_full_step(run, branch, key, arguments, args, kwargs)
+
+    def _eager_full_step(
         self,
         run: Run,
         branch: Branch,

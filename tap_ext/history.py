@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tap_ext.buffers import Remembered
 from tap_ext.config import Config
+from tap_ext.correction import Sampling
 from tap_ext.plan import Plan
 from tap_ext.predictors import Predictor
 
@@ -53,6 +54,7 @@ class History:
     Attributes:
         config: the configuration of its state.
         plan: its plan.
+        sampling: what its corrections go by; None: it makes none.
         probes: the probe's history.
         features: the history of the residual, or of the hidden state.
         previous: (B, N, Dp), the last step's probe, where the plan compares steps.
@@ -62,6 +64,7 @@ class History:
 
     config: Config
     plan: Plan
+    sampling: Sampling | None
     probes: Remembered
     features: Remembered
     previous: Tensor | None

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tap_ext.correction import Prediction, Sampling
 from tap_ext.graphs import Graphs
 from tap_ext.locks import Lock
 from tap_ext.report import Choice, RunRecord
@@ -79,6 +80,9 @@ class Clock(Protocol):
 
     def angles(self) -> tuple[float, ...] | None:
         """Phi, tan(phi) = noise / signal, before each step and after the last; None: unknown."""
+
+    def prediction(self) -> Prediction | None:
+        """What the model returns, as the sampler takes it; None: unknown."""
 
     def refusal(self) -> str | None:
         """Why this loop cannot be accelerated; None: it can."""
@@ -291,6 +295,7 @@ class Branch:
         slot: where its histories and graphs lie.
         journal: what its run did.
         states: its history, one per stream that was seen; the first decides on the steps.
+        sampling: what corrections go by; None: there are none.
         takes: which tokens the head of each stream is given, since the last full step.
         idle: outputs of idle modules, from the last full step.
         moment: where the pipeline was at its last call; None: unknown.
@@ -304,6 +309,7 @@ class Branch:
     slot: Slot
     journal: Journal
     states: dict[int, State] = field(default_factory=dict)
+    sampling: Sampling | None = None
     takes: tuple[slice | None, ...] = ()
     idle: dict[str, list[Any]] = field(default_factory=dict)
     moment: Moment | None = None

@@ -15,6 +15,9 @@ Usable with any model: nothing here knows of modules or pipelines. Each step is 
 A schedule that decides while the run goes on (``Adaptive``, TeaCache, SpeCa) is shown every step.
 One that wants the present step full after all, having seen its probe, makes ``predict`` raise
 ``FullStepWanted``: then the blocks run, and ``record`` follows.
+
+Who knows the sampler sets ``sampling``. Then a full step can make up for the skip steps before it,
+as ``correction`` says.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from torch import Tensor
 from tap_ext import ops
 from tap_ext.buffers import Candidates, Stack, alike
 from tap_ext.config import Config
+from tap_ext.correction import Sampling
 from tap_ext.history import History, Log
 from tap_ext.modulation import Modulation
 from tap_ext.peers import measures
@@ -50,7 +54,7 @@ class Step(enum.Enum):
     SKIP = "skip"
 
 
-_PROGRESS = ("step", "position", "_newest", "_due", "_follower", "_followed")
+_PROGRESS = ("step", "position", "_newest", "_due", "_follower", "_followed", "_skipped")
 """What a state knows of its run besides tensors and log."""
 
 
@@ -70,6 +74,7 @@ class State:
         self.config = Config() if config is None else config
         self.plan = self.config.plan() if plan is None else plan
         self.family = self.config.family()
+        self.sampling: Sampling | None = None
         self.on_predict: Callable[[int, Tensor, Rows, Tensor], None] | None = None
         depth = self.config.planes
         self._probes = Stack(depth)
@@ -92,6 +97,8 @@ class State:
         self._due: Step | None = None
         self._follower: Follower | None = None
         self._followed = False
+        self._looks_back = False
+        self._skipped: tuple[tuple[int, float], ...] = ()
         if self.log.counts is not None:  # outlives the buffer
             self.log.counts = self._candidates.clear()
         self.log = Log(self.family)
@@ -113,6 +120,7 @@ class State:
         self.step = self.step + 1 if step is None else step
         if self.log.skip_steps[-1:] == [self.step]:  # predicted, and then wanted in full
             self.log.skip_steps.pop()
+            self._skipped = self._skipped[:-1]
         self.position = float(self.step) if position is None else position
         unfinished = self._due is Step.FULL
         unknown = not self._features.past or not math.isfinite(self.position)
@@ -121,6 +129,7 @@ class State:
         decides = self.plan if self._follower is None else self._follower
         wanted = full or unfinished or unknown or decides.is_full(self.step)
         self._due = Step.FULL if wanted else Step.SKIP
+        self._looks_back = False
         return self._due
 
     def record(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
@@ -173,6 +182,7 @@ class State:
         ``aim``, then ``update`` (full) or ``apply`` (skip), then ``conclude`` are ``record`` and
         ``predict`` in parts, for who captures the second one in a CUDA graph.
         """
+        self._looks_back = False
         if self._due is Step.FULL:
             self._features.aim(self.position)
             self._probes.aim(self.position)
@@ -182,6 +192,27 @@ class State:
             self._table = table
             self._candidates.aim(table, unit, self._features.planes.device)
             self.log.counts = self._candidates.counts
+
+    def correction(self) -> float:
+        """How a full step makes up for the skip steps before it: the first part. Host work.
+
+        Where this is not 0, ``apply(hidden, probe)`` gives what would have been forecast, once,
+        before ``record`` or ``aim``. With ``sampled`` and ``forecast`` what the model returns for
+        the blocks' own output and for that, the step should return ``sampled + correction *
+        (sampled - forecast)``; ``record`` is given what is true.
+
+        Returns:
+            ``Sampling.gain`` of the step; 0 where it is not full, or ``sampling`` not known.
+        """
+        features, self._looks_back = self._features, False
+        if self.sampling is None or self._due is not Step.FULL or features.planes is None:
+            return 0.0
+        gain = self.sampling.gain(self.step, self.position, features.past, self._skipped)
+        if gain:
+            table, unit = self._rows()
+            self._candidates.aim(table, unit, features.planes.device, counted=False)
+            self._looks_back = True
+        return gain
 
     def update(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
         """Second part of a full step, on the device alone."""
@@ -193,7 +224,8 @@ class State:
 
     def apply(self, hidden: Tensor, probe: Tensor | Modulation) -> Tensor:
         """Second part of a skip step, on the device alone: choose, and predict."""
-        self._expect(Step.SKIP, "predict")
+        if not self._looks_back:
+            self._expect(Step.SKIP, "predict")
         tokens = _tokens(hidden)
         if self._out is None or self._index is None or not alike(self._out, tokens):
             with torch.inference_mode(False):
@@ -204,7 +236,7 @@ class State:
         assert planes is not None and features.planes is not None and weights is not None
         residual = self.config.forecast == "residual"
         base = tokens if residual else None
-        if self._follower is not None:
+        if self._follower is not None and not self._looks_back:
             self._ask(self._follower, _written(probe, tokens), weights)
             out.copy_(ops.gather_rows(features.planes, weights, index, base))
         elif isinstance(probe, Modulation):
@@ -225,7 +257,7 @@ class State:
             probes = _tokens(probe)
             ops.skip_step_(out, index, planes, probes, features.planes, base, weights, metric)
         self._candidates.count(index)
-        if self.on_predict is not None and self._table is not None:
+        if self.on_predict is not None and self._table is not None and not self._looks_back:
             _, distance = ops.select(planes, _written(probe, tokens), weights, metric)
             self.on_predict(self.step, index, self._table, distance)
         return out.view(hidden.shape)
@@ -234,7 +266,9 @@ class State:
         """Third part: the step is done. Host work."""
         if self._due is Step.SKIP:
             self.log.skip_steps.append(self.step)
+            self._skipped = (*self._skipped, (self.step, self.position))
         else:
+            self._skipped = ()
             if self._follower is not None:
                 self._follower.recorded(self.step)
             self._newest = self.step
@@ -291,7 +325,9 @@ class State:
             probes, features = self._probes.detach(device), self._features.detach(device)
             previous = None if self._previous is None else self._previous.clone()
             self.reset()
-        kept = History(self.config, self.plan, probes, features, previous, log, progress)
+        kept = History(
+            self.config, self.plan, self.sampling, probes, features, previous, log, progress
+        )
         return kept if device is None else kept.to(device)
 
     def attach(self, history: History, device: torch.device | str | None = None) -> None:
@@ -314,7 +350,7 @@ class State:
                 f"got {history.config}"
             )
         self.reset()
-        self.plan = history.plan
+        self.plan, self.sampling = history.plan, history.sampling
         with torch.inference_mode(False):
             self._probes.attach(history.probes, device)
             self._features.attach(history.features, device)

@@ -7,11 +7,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tap_ext.buffers import alike
 from tap_ext.config import Config
 from tap_ext.graphs import (
     Graphs,
@@ -36,6 +38,39 @@ Function = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, list[Any]]], 
 
 class OtherTokens(Exception):
     """A step has other tokens than its history: their number may depend on a mask's values."""
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """A full step seen from before it was made.
+
+    Attributes:
+        gain: how often the error of the forecast is added to what is true.
+        forecast: what the model would have returned for it.
+    """
+
+    gain: float
+    forecast: Any
+
+    def correct(self, output: Any) -> Any:
+        """What the model returned in full, with what makes up for the skip steps before.
+
+        Tensors are taken one by one, through lists, tuples and what diffusers' models return.
+        """
+        return _blend(self.forecast, output, 1.0 + self.gain)
+
+
+def _blend(start: Any, end: Any, weight: float) -> Any:
+    if isinstance(end, Tensor):
+        fits = isinstance(start, Tensor) and end.is_floating_point() and alike(start, end)
+        return torch.lerp(start, end, weight) if fits else end
+    if isinstance(end, Mapping):
+        given = start if isinstance(start, Mapping) else {}
+        values = {name: _blend(given.get(name), value, weight) for name, value in end.items()}
+        return type(end)(**values)
+    if type(end) in (list, tuple) and type(start) is type(end) and len(start) == len(end):
+        return type(end)(_blend(a, b, weight) for a, b in zip(start, end, strict=True))
+    return end
 
 
 class Steps:
@@ -67,7 +102,29 @@ class Steps:
         for state in branch.states.values():
             if state.due is Step.SKIP:
                 state.aim()
+        output, used = self._forecast(views, branch, args, kwargs)
+        for stream in used:
+            branch.states[stream].conclude()
+        return output
 
+    def look_back(
+        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Hindsight | None:
+        """What a full step that is due would have been as a skip step, where that is of use.
+
+        Raises:
+            OtherTokens: the history does not fit; nothing was predicted.
+        """
+        gains = [state.correction() for state in branch.states.values()]
+        if not gains or not gains[0]:  # the first decides for all, as it does on the steps
+            return None
+        output, _ = self._forecast(views, branch, args, kwargs)
+        return Hindsight(gains[0], output)
+
+    def _forecast(
+        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, tuple[int, ...]]:
+        """What the skip view returns, and which streams were there."""
         unwritten = not branch.states[0].decides_from_data  # who compares probes needs them
 
         def step(args: tuple[Any, ...], kwargs: dict[str, Any], idle: Any) -> Any:
@@ -86,9 +143,7 @@ class Steps:
             return run_view(views.skip, call, args, kwargs), tuple(used)
 
         output, used = self._run(Step.SKIP, step, views, branch, args, kwargs)
-        for stream in used:
-            branch.states[stream].conclude()
-        return output
+        return output, used
 
     def full(
         self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -106,5 +106,8 @@ class _Steps:
     def angles(self) -> tuple[float, ...] | None:
         return None
 
+    def prediction(self) -> None:
+        return None
+
     def refusal(self) -> str | None:
         return None

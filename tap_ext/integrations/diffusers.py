@@ -21,12 +21,13 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from tap_ext.backbones import find_spec
+from tap_ext.correction import Prediction
 from tap_ext.engine import Engine
 from tap_ext.runtime import Moment, Run, run
 
@@ -270,6 +271,17 @@ class PipelineClock:
             return None
         return tuple(known) if len(known) == count + 1 else None
 
+    def prediction(self) -> Prediction | None:
+        """What the model returns, by the scheduler's configuration."""
+        scheduler = self._scheduler
+        if _is_flow(scheduler):
+            return "flow"
+        if getattr(scheduler, "alphas_cumprod", None) is not None:
+            return _PREDICTIONS.get(getattr(scheduler, "config", {}).get("prediction_type"))
+        levels = getattr(scheduler, "sigmas", None)
+        mixed = levels is not None and all(0 <= level <= 1 for level in _listed(levels))
+        return "flow" if mixed else None
+
     def refusal(self) -> str | None:
         """Schedulers that evaluate the model more than once per step have no step to skip."""
         order = getattr(self._scheduler, "order", 1)
@@ -281,6 +293,13 @@ class PipelineClock:
     @property
     def _scheduler(self) -> Any:
         return getattr(self._pipeline, "scheduler", None)
+
+
+_PREDICTIONS: Mapping[Any, Prediction] = {
+    "epsilon": "noise",
+    "v_prediction": "velocity",
+    "sample": "sample",
+}
 
 
 def _is_flow(scheduler: Any) -> bool:

@@ -15,7 +15,13 @@ __all__ = ["METHODS", "Method", "families", "fitted_window"]
 
 Method = Literal["tap", "fora", "taylorseer", "teacache", "speca", "steps"]
 
-_RESIDUAL = {"forecast": "residual", "position": "step", "predictors": None, "schedule": None}
+_RESIDUAL = {
+    "forecast": "residual",
+    "corrector": False,
+    "position": "step",
+    "predictors": None,
+    "schedule": None,
+}
 
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -24,7 +30,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "taylorseer": {**_RESIDUAL, "warmup": 3},
         "teacache": {**_RESIDUAL, "schedule": TeaCache()},
         "speca": {**_RESIDUAL, "warmup": 3, "schedule": SpeCa()},
-        "steps": {"schedule": None, "self_check": False},
+        "steps": {"schedule": None, "corrector": False, "self_check": False},
     }
 )
 """Field values by method, over those of the preset; a value that is given wins over both."""
