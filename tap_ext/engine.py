@@ -88,6 +88,7 @@ class Engine:
         self._journal = Journal()
         self.full = 0
         self.skipped = 0
+        self.corrected = 0
         self.runs = 0
 
     def _open(self, model: nn.Module, spec: BackboneSpec) -> Views:
@@ -174,7 +175,10 @@ class Engine:
                     state.begin(state.step, state.position, full=True)
             hindsight = self._look_back(branch, key, args, kwargs)
             output = self._full_step(run, branch, key, arguments, args, kwargs)
-            return output if hindsight is None else hindsight.correct(output)
+            if hindsight is None:
+                return output
+            self.corrected += 1
+            return hindsight.correct(output)
         except AdapterError as error:
             self._branches.drop(run)
             self._verdicts[key] = str(error)
@@ -470,6 +474,7 @@ class Engine:
             captured=self._steps.captured,
             replayed=self._steps.replayed,
             uncaptured=dict(self._steps.uncaptured),
+            corrected=self.corrected if self.config.corrector else None,
             trace=tuple(self._journal.trace),
         )
 

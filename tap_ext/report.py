@@ -110,6 +110,7 @@ class ModelStats:
         captured: steps captured as CUDA graphs since it was accelerated or configured.
         replayed: steps that were replays of these.
         uncaptured: steps that were to be captured and ran eagerly, by reason.
+        corrected: full steps that made up for skip steps before them; None: not asked for.
         trace: the choices of the last run, where ``Config.trace`` is set.
     """
 
@@ -124,6 +125,7 @@ class ModelStats:
     captured: int
     replayed: int
     uncaptured: dict[str, int]
+    corrected: int | None = None
     trace: tuple[Choice, ...] = field(default=(), repr=False)
 
 
@@ -190,6 +192,13 @@ def explain(stats: Stats) -> str:
                 lines.append(f"    {count / total:6.1%} of the tokens took {name}")
         for reason, count in model.fallbacks.items():
             lines.append(f"  {count} calls ran untouched: {reason}")
+        if model.corrected:
+            lines.append(f"  {model.corrected} full steps made up for the skip steps before them")
+        elif model.corrected == 0 and model.skip:
+            lines.append(
+                "  no full step was corrected: nobody told the noise levels and what the model "
+                "predicts, as a pipeline's scheduler does"
+            )
         if not model.runs and not model.fallbacks:
             lines.append("  not called yet")
         lines.append(f"  histories hold {model.nbytes / 1e6:.1f} MB")

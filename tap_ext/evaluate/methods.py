@@ -200,8 +200,16 @@ def _default(budget: int, steps: int) -> Config:
     return Config(full_steps=budget)
 
 
+def _uncorrected(budget: int, steps: int) -> Config:
+    return Config(full_steps=budget, corrector=False)
+
+
 def _paper(budget: int, steps: int) -> Config:
     return Config(preset="paper", schedule=windowed(budget, steps, 3))
+
+
+def _paper_corrected(budget: int, steps: int) -> Config:
+    return _paper(budget, steps).replace(corrector=True)
 
 
 def _single(row: Predictor, *, even: bool) -> Make:
@@ -287,7 +295,9 @@ def _tuned(name: str, rule: Callable[[float], Schedule]) -> Make:
 
 
 register("default", "what accelerate() does", _default)
+register("uncorrected", "the same without the corrector", _uncorrected)
 register("paper", "TAP as in arXiv 2603.03792", _paper)
+register("paper-corrected", "the same with the corrector", _paper_corrected)
 register("even", "TAP, full steps evenly spread, forecasting the hidden state", _even("hidden"))
 register("even-residual", "TAP, full steps evenly spread", _even("residual"))
 register(
