@@ -133,7 +133,8 @@ def test_a_budget_is_paced_where_the_angles_are_known_and_else_even() -> None:
     for unknown in (None, ANGLES[:20]):
         assert config.plan(50, unknown).full_steps() == Even(8, -2).full_steps(50)
     even = config.replace(schedule="even")
-    assert not even.wants_angles
+    assert even.wants_angles  # for the corrector
+    assert not even.replace(corrector=False).wants_angles
     assert even.plan(50, ANGLES) == even.plan(50) == config.plan(50)
 
 

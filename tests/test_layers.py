@@ -26,7 +26,7 @@ LAYERS = (
     ("config",),
     ("peers",),
     ("buffers", "placement"),
-    ("plan", "predictors", "ops", "modulation"),
+    ("plan", "predictors", "ops", "modulation", "correction"),
     ("reference", "_library", "_checks", "_arguments", "uploads", "files", "locks", "_version"),
 )
 """Top to bottom; a module may import its own layer and those below."""
