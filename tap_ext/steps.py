@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import warnings
@@ -47,29 +48,39 @@ class Hindsight:
     Attributes:
         gain: how often the error of the forecast is added to what is true.
         forecast: what the model would have returned for it.
+        samples: how many of the first things that a model returns go to a sampler; others, as
+            caches of keys and values, are no predictions.
     """
 
     gain: float
     forecast: Any
+    samples: int = 1
 
     def correct(self, output: Any) -> Any:
         """What the model returned in full, with what makes up for the skip steps before.
 
-        Tensors are taken one by one, through lists, tuples and what diffusers' models return.
+        A sample may be a tensor or a list of them, alone, in a tuple or in what diffusers' models
+        return.
         """
-        return _blend(self.forecast, output, 1.0 + self.gain)
+        start, weight = self.forecast, 1.0 + self.gain
+        if type(output) is tuple and type(start) is tuple:
+            pairs = zip(start[: self.samples], output[: self.samples], strict=False)
+            found = tuple(_blend(a, b, weight) for a, b in pairs)
+            return (*found, *output[len(found) :])
+        if isinstance(output, Mapping) and dataclasses.is_dataclass(output):
+            named = [field.name for field in dataclasses.fields(output)][: self.samples]
+            given = {name: getattr(output, name) for name in named}
+            blended = {n: _blend(getattr(start, n, None), v, weight) for n, v in given.items()}
+            return dataclasses.replace(output, **blended)
+        return _blend(start, output, weight)
 
 
 def _blend(start: Any, end: Any, weight: float) -> Any:
     if isinstance(end, Tensor):
         fits = isinstance(start, Tensor) and end.is_floating_point() and alike(start, end)
         return torch.lerp(start, end, weight) if fits else end
-    if isinstance(end, Mapping):
-        given = start if isinstance(start, Mapping) else {}
-        values = {name: _blend(given.get(name), value, weight) for name, value in end.items()}
-        return type(end)(**values)
-    if type(end) in (list, tuple) and type(start) is type(end) and len(start) == len(end):
-        return type(end)(_blend(a, b, weight) for a, b in zip(start, end, strict=True))
+    if type(end) is list and type(start) is list and len(start) == len(end):
+        return [_blend(a, b, weight) for a, b in zip(start, end, strict=True)]
     return end
 
 
@@ -119,7 +130,7 @@ class Steps:
         if not gains or not gains[0]:  # the first decides for all, as it does on the steps
             return None
         output, _ = self._forecast(views, branch, args, kwargs)
-        return Hindsight(gains[0], output)
+        return Hindsight(gains[0], output, len(views.spec.streams))
 
     def _forecast(
         self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -296,16 +296,28 @@ def test_what_a_correction_does_to_an_output() -> None:
     made = Hindsight(0.5, Transformer2DModelOutput(start)).correct(Transformer2DModelOutput(end))
     assert isinstance(made, Transformer2DModelOutput)
     assert torch.equal(made.sample, end * 1.5)
-    nested = Hindsight(1.0, ([start, None], 3)).correct(([end, None], 3))
-    assert torch.equal(nested[0][0], end * 2)
-    assert nested[0][1:] == [None]
-    assert nested[1] == 3
+    several = Hindsight(1.0, [start, start]).correct([end, None])
+    assert torch.equal(several[0], end * 2)
+    assert several[1] is None
     numbers = torch.arange(3)
     assert Hindsight(1.0, numbers * 0).correct(numbers) is numbers  # no quantity
     assert Hindsight(1.0, start[:1]).correct(end) is end  # no forecast of this
 
 
 Calls = list[tuple[dict[str, Any], Tensor]]
+
+
+def test_what_is_no_sample_is_not_corrected() -> None:
+    """A model's cache of keys and values must stay what the model made of it."""
+    start, end = torch.zeros(2, 3), torch.ones(2, 3)
+    cache = {0: {"key": end}}
+    found = Hindsight(1.0, ([start], {0: {"key": start}}, start)).correct(([end], cache, end))
+    assert torch.equal(found[0][0], end * 2)
+    assert found[1] is cache
+    assert found[2] is end
+    both = Hindsight(1.0, (start, start, start), samples=2).correct((end, end, end))
+    assert [float(tensor.mean()) for tensor in both] == [2, 2, 1]
+    assert Hindsight(1.0, {0: start}).correct(cache) is cache
 
 
 def _spied(monkeypatch: pytest.MonkeyPatch) -> Calls:

@@ -122,6 +122,7 @@ class Made:
     whole: list[Counter[str]]
     outside: list[Counter[str]]
     said: list[Counter[str]]
+    corrected: int
     fallbacks: dict[str, int]
     warned: list[str]
 
@@ -145,6 +146,7 @@ def _make(case: Sharing, *, shared: bool, config: tap_ext.Config = CONFIG) -> Ma
         before.all,
         before.outside,
         after.all,
+        stats.models[0].corrected or 0,
         stats.models[0].fallbacks,
         [str(each.message) for each in caught if "tap_ext" in str(each.message)],
     )
@@ -166,13 +168,14 @@ def test_ranks_choose_what_one_process_chooses(name: str, tmp_path: Path) -> Non
         assert [each[:2] for each in made.choices] == [each[:2] for each in alone.choices]
         assert {index.shape[1] for _, _, index in made.choices} == {case.tokens[rank]}
         _says_what_the_model_says(case, made)
+        assert made.corrected == alone.corrected
     for number, (_, _, index) in enumerate(alone.choices):
         parts = [made.choices[number][2] for made in ranks]
         assert torch.equal(torch.cat(parts, 1), index)
 
 
 def _says_what_the_model_says(case: Sharing, made: Made) -> None:
-    calls = STEPS * case.branches
+    calls, looked_back = STEPS * case.branches, 0
     assert len(made.whole) == len(made.said) == calls
     for call in range(calls):
         whole, outside, said = made.whole[call], made.outside[call], made.said[call]
@@ -181,8 +184,10 @@ def _says_what_the_model_says(case: Sharing, made: Made) -> None:
             assert said == outside
         elif call == 0:
             assert said == whole + Counter({op: CHECKS * n for op, n in outside.items()})
-        else:
-            assert said == whole
+        elif said != whole:  # forecast first, to be corrected
+            assert said == whole + outside
+            looked_back += 1
+    assert looked_back == made.corrected
 
 
 def test_no_rank_decides_by_its_own_tokens(tmp_path: Path) -> None:

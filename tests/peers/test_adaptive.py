@@ -178,6 +178,9 @@ class _Clock:
     def angles(self) -> None:
         return None
 
+    def prediction(self) -> None:
+        return None
+
     def refusal(self) -> None:
         return None
 

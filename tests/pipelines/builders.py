@@ -282,9 +282,10 @@ def unmarked(case: Case = FLUX) -> dict[str, Any]:
 
 
 @functools.cache
-def expected(case: Case = FLUX) -> Tensor:
+def expected(case: Case = FLUX, *, corrector: bool = True) -> Tensor:
     """What a pipeline just accelerated makes."""
-    return generate(accelerated(case), arguments(case))
+    pipe = tap_ext.accelerate(build(case), corrector=corrector, **WINDOWED)
+    return generate(pipe, arguments(case))
 
 
 def error(picture: Tensor, truth: Tensor) -> float:

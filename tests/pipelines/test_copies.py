@@ -182,7 +182,8 @@ class TestSharedTransformer:
         other = FluxImg2ImgPipeline.from_pipe(pipe)
         other.set_progress_bar_config(disable=True)
         assert other.transformer is pipe.transformer
-        assert torch.equal(generate(other, arguments(IMAGE)), expected(IMAGE))
+        # nobody tells the other's noise levels
+        assert torch.equal(generate(other, arguments(IMAGE)), expected(IMAGE, corrector=False))
         assert steps(other) == [(FULL, SKIP)]
 
     def test_runs_of_both_may_follow_each_other(self, pipe: Any) -> None:
@@ -190,7 +191,7 @@ class TestSharedTransformer:
         other.set_progress_bar_config(disable=True)
         given = arguments(IMAGE)
         for _ in range(2):
-            assert torch.equal(generate(other, given), expected(IMAGE))
+            assert torch.equal(generate(other, given), expected(IMAGE, corrector=False))
             assert torch.equal(generate(pipe), expected())
 
     def test_a_pipeline_made_from_an_accelerated_one_forgets_its_last_prompt(
@@ -263,7 +264,7 @@ class TestSharedTransformer:
         assert type(pipe) is FluxPipeline
         given = arguments()
         for _ in range(2):
-            assert torch.equal(generate(pipe, given), expected())
+            assert torch.equal(generate(pipe, given), expected(corrector=False))
             assert steps(pipe.transformer) == [(FULL, SKIP)]
 
     def test_another_transformer_in_an_accelerated_pipeline_is_not_passed_over_in_silence(
