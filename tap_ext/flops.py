@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from tap_ext.backbones import BackboneSpec, find_spec
 from tap_ext.config import Config
 from tap_ext.views import Call, Views, run_view
 
-__all__ = ["WORKLOADS", "Cost", "Size", "Workload", "build", "count"]
+__all__ = ["WORKLOADS", "Cost", "Size", "Workload", "build", "count", "looked_back"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Cost:
         probe: of the probe, which a full step computes besides.
         skip: of a skip step of one branch, with what is constant over a run remembered.
         skip_rerun: of a skip step that runs all of that again, as the paper's count does.
+        looked_back: how many full steps are forecast first, at the cost of a skip step, so that
+            they can make up for the skip steps before them.
     """
 
     model: str
@@ -87,6 +90,7 @@ class Cost:
     probe: int
     skip: int
     skip_rerun: int
+    looked_back: int = 0
 
     @property
     def untouched(self) -> int:
@@ -104,7 +108,7 @@ class Cost:
         return self._run(self.skip_rerun)
 
     def _run(self, skip: int) -> int:
-        skips = self.steps - self.full_steps
+        skips = self.steps - self.full_steps + self.looked_back
         return self.branches * (self.full_steps * (self.full + self.probe) + skips * skip)
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,16 +149,30 @@ def count(
         arguments.pop("txt_seq_lens", None)  # diffusers 0.36 needs it, newer ones have none
     full, _ = _full(model, spec, arguments, probe=False)
     with_probe, call = _full(model, spec, arguments, probe=True)
+    config = config or Config()
+    full_steps = config.plan(steps).full_steps(steps)
     return Cost(
         model=workload.model,
         steps=steps,
         branches=workload.branches,
-        full_steps=len((config or Config()).plan(steps).full_steps(steps)),
+        full_steps=len(full_steps),
         full=full,
         probe=with_probe - full,
         skip=_skip(model, spec, call, arguments),
         skip_rerun=_skip(model, replace(spec, idle=()), call, arguments),
+        looked_back=looked_back(full_steps, steps) if config.corrector else 0,
     )
+
+
+def looked_back(full_steps: Sequence[int], num_steps: int) -> int:
+    """How many full steps follow a skip step and are not the run's last, which corrects nothing.
+
+    Args:
+        full_steps: of one branch, rising.
+        num_steps: of the run.
+    """
+    pairs = pairwise(full_steps)
+    return sum(after - before > 1 and after < num_steps - 1 for before, after in pairs)
 
 
 def build(workload: Workload, device: str = "meta") -> nn.Module:

@@ -160,9 +160,11 @@ def test_flops_are_those_of_the_layers_and_of_attention(subject: Subject) -> Non
 def test_flops_ratio_of_a_run(subject: Subject, comparison: Comparison) -> None:
     flops = step_flops(subject)
     for method in comparison.accelerated:
-        cost = method.full * flops.full + (STEPS - method.full) * flops.skip
+        forecasts = STEPS - method.full + method.corrected
+        cost = method.full * flops.full + forecasts * flops.skip
         assert method.flops_ratio == pytest.approx(STEPS * flops.untouched / cost)
         assert 1 < method.flops_ratio < STEPS / method.full
+        assert 0 < method.corrected < method.full
     for method in comparison.fewer:
         assert method.flops_ratio == pytest.approx(STEPS / method.full)
 

@@ -8,7 +8,7 @@ import pytest
 
 from tap_ext.cli import main
 from tap_ext.config import Config
-from tap_ext.flops import WORKLOADS, Cost, Size, count
+from tap_ext.flops import WORKLOADS, Cost, Size, count, looked_back
 
 PAPER = {
     # arXiv 2603.03792: model, window -> TFLOP untouched and accelerated, tolerance
@@ -65,7 +65,23 @@ def test_steps_and_branches_multiply(costs: dict[str, Cost]) -> None:
     cost = costs["qwen-image"]
     assert (cost.steps, cost.branches, cost.full_steps) == (50, 2, 12)
     assert cost.untouched == 2 * 50 * cost.full
-    assert cost.accelerated == 2 * (12 * (cost.full + cost.probe) + 38 * cost.skip)
+    assert cost.looked_back == 9  # all but the first three, which nothing was skipped before
+    assert cost.accelerated == 2 * (12 * (cost.full + cost.probe) + (38 + 9) * cost.skip)
+
+
+def test_a_run_that_is_not_corrected_looks_back_at_nothing() -> None:
+    config = Config(window=2, warmup=1, corrector=False)
+    cost = count(WORKLOADS["flux.1-schnell"], config=config)
+    assert cost.looked_back == 0
+    assert cost.accelerated == 2 * (cost.full + cost.probe) + 2 * cost.skip
+
+
+@pytest.mark.parametrize(
+    ("full", "steps", "expected"),
+    [([0, 1, 2, 5], 8, 1), ([0, 3, 7], 8, 1), ([0, 3, 6], 8, 2), ([0], 8, 0), ([], 8, 0)],
+)
+def test_what_looks_back(full: list[int], steps: int, expected: int) -> None:
+    assert looked_back(full, steps) == expected
 
 
 def test_a_size_that_does_not_divide_is_refused() -> None:
@@ -84,7 +100,8 @@ def test_the_command_prints_what_was_counted(capsys: pytest.CaptureFixture[str])
     data = json.loads(capsys.readouterr().out)
     assert (data["name"], data["steps"], data["full_steps"]) == ("flux.1-schnell", 4, 2)
     assert data["untouched"] == 4 * data["full"]
-    assert data["accelerated"] == 2 * (data["full"] + data["probe"] + data["skip"])
+    assert data["looked_back"] == 1
+    assert data["accelerated"] == 2 * (data["full"] + data["probe"]) + 3 * data["skip"]
     assert main(command) == 0
     assert "2 of 4 steps full" in capsys.readouterr().out
 

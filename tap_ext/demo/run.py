@@ -33,6 +33,7 @@ class Method:
         pipe: a pipeline of its own.
         steps: steps of a run.
         full: full steps of a run.
+        corrected: how many of them were forecast first, to make up for skip steps.
         window: the window, of an accelerated method only.
         config: how it is accelerated; None: not at all.
         pictures: (B, 3, H, W) in [0, 1].
@@ -50,6 +51,7 @@ class Method:
     pipe: Any
     steps: int
     full: int
+    corrected: int = 0
     window: int | None = None
     config: tap_ext.Config | None = None
     pictures: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -161,7 +163,8 @@ def compare(
 
     def predicted(name: str, window: int, base: tap_ext.Config) -> Method:
         chosen = base.replace(window=window)
-        return Method(name, subject.twin(), steps, full_steps(steps, window), window, chosen)
+        full = full_steps(steps, window)
+        return Method(name, subject.twin(), steps, full, window=window, config=chosen)
 
     counts = [full_steps(steps, window) for window in windows]
     comparison = Comparison(
@@ -196,6 +199,7 @@ def _make_pictures(subject: Subject, method: Method, callback: Any) -> None:
     (branch,) = tap_ext.stats(method.pipe).models[0].branches or (None,)
     if branch is None or len(branch.full_steps) != method.full:
         raise RuntimeError(f"not accelerated as planned:\n{tap_ext.explain(method.pipe)}")
+    method.corrected = tap_ext.stats(method.pipe).models[0].corrected or 0
     method.orders = _orders(method)
 
 
@@ -215,7 +219,8 @@ def _rate(method: Method, untouched: Method, flops: StepFlops) -> None:
     if method.config is None:
         method.flops_ratio = untouched.steps / method.steps
     else:
-        method.flops_ratio = flops.ratio(method.steps, method.full, method.steps - method.full)
+        forecasts = method.steps - method.full + method.corrected
+        method.flops_ratio = flops.ratio(method.steps, method.full, forecasts)
     if method is not untouched:
         method.psnr = psnr(method.pictures, untouched.pictures)
         method.ssim = ssim(method.pictures, untouched.pictures)

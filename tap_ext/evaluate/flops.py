@@ -34,7 +34,7 @@ class StepFlops:
     Attributes:
         untouched: of the model as it is.
         full: of a full step, which computes the probe besides.
-        skip: of a skip step.
+        skip: of a skip step, and of the forecast that a corrected full step begins with.
     """
 
     untouched: int
@@ -42,7 +42,7 @@ class StepFlops:
     skip: int
 
     def ratio(self, steps: int, full: int, skip: int) -> float:
-        """By how much a run of ``full`` and ``skip`` steps is cheaper than a plain one."""
+        """By how much a run of so many full steps and forecasts is cheaper than a plain one."""
         return steps * self.untouched / (full * self.full + skip * self.skip)
 
 

@@ -23,6 +23,7 @@ from tap_ext.evaluate.metrics import METRICS, Metric, measure
 from tap_ext.evaluate.models import Model
 from tap_ext.evaluate.solvers import second_order
 from tap_ext.evaluate.store import Line, Store, key
+from tap_ext.flops import looked_back
 
 __all__ = ["Job", "Sample", "deal", "evaluate", "product"]
 
@@ -274,7 +275,10 @@ class _Runner:
         if branches is None:
             return way.steps * per_step * flops.untouched
         full = sum(map(len, branches.values()))
-        return full * flops.full + (way.steps * per_step - full) * flops.skip
+        skip = way.steps * per_step - full
+        if way.config is not None and way.config.corrector:
+            skip += sum(looked_back(steps, way.steps) for steps in branches.values())
+        return full * flops.full + skip * flops.skip
 
 
 def _flops(model: Model, sample: Sample) -> tuple[int, StepFlops] | None:
