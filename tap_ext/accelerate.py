@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from typing import Any, TypeVar
 
 from torch import nn
@@ -88,11 +89,25 @@ def _enter(target: T, chosen: Config, spec: BackboneSpec | None) -> T:
         for model in fresh:
             host.uninstall(model)
         raise
-    for engine in host.engines_of(target):
+    changed = [engine for engine in host.engines_of(target) if engine.config != chosen]
+    for engine in changed:
         engine.reconfigure(chosen)
+    if changed and host.is_pipeline(target):
+        _tell_sharers(target)
     if host.is_pipeline(target):
         host.enter_pipeline(target)
     return target
+
+
+def _tell_sharers(pipeline: Any) -> None:
+    """A transformer has one configuration, whoever calls it: say so where that changes another's."""
+    for other in host.sharers(pipeline):
+        message = (
+            f"{type(other).__name__} shares a transformer with the {type(pipeline).__name__} that "
+            "was accelerated now, and follows its configuration from the next run on"
+        )
+        _logger.warning("%s", message)
+        warnings.warn(f"tap_ext: {message}", stacklevel=4)
 
 
 def restore(target: T) -> T:

@@ -40,6 +40,7 @@ __all__ = [
     "install",
     "is_pipeline",
     "leave_pipeline",
+    "sharers",
     "transformers_of",
     "uninstall",
     "unnamed_transformers_of",
@@ -459,6 +460,13 @@ def enter_pipeline(pipeline: Any) -> None:
     if not hasattr(type(pipeline), "_tap_ext_plain"):
         cls: Any = type(pipeline)
         pipeline.__class__ = _accelerated(cls)
+
+
+def sharers(pipeline: Any) -> list[Any]:
+    """Other accelerated pipelines over the same transformers."""
+    own = set(map(id, transformers_of(pipeline)))
+    entered = [(other, models) for other, models in list(_entered.items()) if other is not pipeline]
+    return [other for other, models in entered if own & set(map(id, models))]
 
 
 def leave_pipeline(pipeline: Any) -> None:

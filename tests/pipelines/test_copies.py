@@ -6,6 +6,7 @@ import copy
 import gc
 import pickle
 import threading
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,27 @@ class TestSharedTransformer:
         for _ in range(2):
             assert torch.equal(generate(other, given), expected(IMAGE, corrector=False))
             assert torch.equal(generate(pipe), expected())
+
+    def test_another_configuration_for_both_is_told(self, pipe: Any) -> None:
+        """A transformer has one, so the second accelerate() is felt by the first pipeline."""
+        other = FluxImg2ImgPipeline.from_pipe(pipe)
+        other.set_progress_bar_config(disable=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tap_ext.accelerate(other, **WINDOWED)  # the same: nobody feels it
+            tap_ext.accelerate(other.transformer, **WINDOWED)
+            tap_ext.accelerate(build(), window=2)  # a transformer of its own
+        words = "FluxPipeline shares a transformer with the FluxImg2ImgPipeline"
+        with pytest.warns(UserWarning, match=words) as caught:
+            tap_ext.accelerate(other, window=2, warmup=1)
+        assert [warning.filename for warning in caught] == [__file__]
+        generate(pipe)
+        assert steps(pipe)[0][0] == (0, 2, 4, 6)
+        tap_ext.restore(pipe)
+        tap_ext.accelerate(other, **WINDOWED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tap_ext.accelerate(other, window=2)  # the first is accelerated no more
 
     def test_a_pipeline_made_from_an_accelerated_one_forgets_its_last_prompt(
         self, pipe: Any
