@@ -248,12 +248,16 @@ def _difference(row: Row | None, metric: str, digits: int) -> str:
 
 
 def _paper_tables() -> str:
-    rows = _rows("tables", "bundled")
+    return "\n".join(_tables_of(model) for model in MODELS)
+
+
+def _tables_of(model: str) -> str:
+    rows = _rows("tables", model)
     parts = []
     for name in dict.fromkeys(row["table"] for row in rows):
         own = [row for row in rows if row["table"] == name and row["method"] != "untouched"]
         count, budget = own[0]["samples"], own[0]["full_steps"]
-        parts += [f"### {name}: {budget} full of 50, {count} pictures", ""]
+        parts += [f"### {model}, {name}: {budget} full of 50, {count} pictures", ""]
         if name == "memory":
             parts += [_line("method", "KiB held", "PSNR"), _rule(2)]
             parts += [
