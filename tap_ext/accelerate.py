@@ -100,7 +100,7 @@ def _enter(target: T, chosen: Config, spec: BackboneSpec | None) -> T:
 
 
 def _tell_sharers(pipeline: Any) -> None:
-    """A transformer has one configuration, whoever calls it: say so where that changes another's."""
+    """Say whose configuration changes with this one's: a transformer has one, whoever calls it."""
     for other in host.sharers(pipeline):
         message = (
             f"{type(other).__name__} shares a transformer with the {type(pipeline).__name__} that "

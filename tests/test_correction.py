@@ -95,7 +95,8 @@ def _left(scheduler: Any, step: int) -> float:
     ("make", "prediction"), [(_ddim, kind) for kind in NOISE] + [(_flow, "flow")]
 )
 @pytest.mark.parametrize(
-    ("past", "step"), [((6, 2), 11), ((6, 2, 1), 7), ((1, 0), 4), ((0,), 5), ((12, 3), 18)]
+    ("past", "step"),
+    [((6, 2), 11), ((6, 2, 1), 10), ((6, 2), 7), ((1, 0), 4), ((0,), 5), ((12, 3), 18)],
 )
 def test_the_gain_is_what_the_sampler_lacks(
     make: Callable[[str], Any], prediction: str, past: tuple[int, ...], step: int
@@ -142,7 +143,7 @@ def test_a_gain_of_nothing() -> None:
     still = Sampling((1.0, 0.8, 0.5, 0.5, 0.2), "flow")
     assert still.gain(2, 2, (0,), one) == 0  # the step does not move the sample
     slow = Sampling((1.5, 1.4, 0.1, 0.0999, 0.0), "velocity")
-    assert slow.gain(2, 2, (0,), one) == MOST
+    assert slow.gain(2, 2, (0,), one) == MOST == 8
     clean = Sampling((1.0, 0.5, 0.0, 0.0), "velocity")
     assert clean.gain(2, 2, (0,), one) == 0
 
@@ -171,6 +172,12 @@ def test_the_gain_of_any_run(data: st.DataObject) -> None:
 def test_a_sampling_that_cannot_be(angles: Any, prediction: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Sampling(angles, prediction)
+
+
+def test_a_sampling_is_a_value() -> None:
+    sampling = Sampling([1, 0.5], "flow")  # type: ignore[arg-type]
+    assert sampling.angles == (1.0, 0.5)
+    assert hash(sampling) == hash(Sampling((1.0, 0.5), "flow"))
 
 
 def test_what_a_pipeline_tells() -> None:

@@ -1,6 +1,6 @@
 """Changes one thing in the code at a time and asks the tests to notice.
 
-    python tools/mutants.py [plan state predictors score] [--out FILE.md] [--keep N/OF]
+    python tools/mutants.py [plan state correction predictors score] [--out FILE.md] [--keep N/OF]
 
 A *mutant* is a file with one operator, constant, condition or statement changed. One that fails no
 test has *survived*: a test is missing, or the change makes no difference, which then has to be said
@@ -49,8 +49,14 @@ TARGETS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "state": (
         ["tap_ext/state.py", "tap_ext/buffers.py", "tap_ext/history.py"],
-        ["tests/test_state.py", "tests/test_history.py", "tests/test_buffers.py"],
+        [
+            "tests/test_state.py",
+            "tests/test_history.py",
+            "tests/test_buffers.py",
+            "tests/test_correction.py",
+        ],
     ),
+    "correction": (["tap_ext/correction.py"], ["tests/test_correction.py"]),
     "predictors": (
         [
             "tap_ext/predictors/base.py",

@@ -299,7 +299,7 @@ register("uncorrected", "the same without the corrector", _uncorrected)
 register("paper", "TAP as in arXiv 2603.03792", _paper)
 register("paper-corrected", "the same with the corrector", _paper_corrected)
 register("even", "TAP, full steps evenly spread, forecasting the hidden state", _even("hidden"))
-register("even-corrected", "the same with the corrector", _named("even", "hidden"))
+register("even-corrected", "as 'paced', full steps evenly spread", _named("even", "hidden"))
 register("even-residual", "TAP, full steps evenly spread", _even("residual"))
 register(
     "paced",
