@@ -279,6 +279,43 @@ def test_a_step_predicted_first_and_full_then() -> None:
     assert state.correction() == expected
 
 
+def test_a_step_predicted_twice_counts_once() -> None:
+    state = _state()
+    _drive(state, 5)
+    assert state.begin(5) is Step.SKIP
+    hidden, _, probe = _features(5)
+    state.predict(hidden, probe)
+    state.begin()
+    assert state.sampling is not None
+    expected = state.sampling.gain(6, 6, (2, 0), [(3, 3.0), (4, 4.0), (5, 5.0)])
+    assert state.correction() == expected
+
+
+def test_nothing_is_forecast_unasked() -> None:
+    hidden, _, probe = _features(6)
+
+    def refused(state: State) -> None:
+        with pytest.raises(RuntimeError, match="predict"):
+            state.apply(hidden, probe)
+
+    refused(State())
+    state = _state()
+    _drive(state, 5)
+    state.begin()
+    refused(state)  # a full step, and nobody asked for its correction
+    state.correction()
+    state.begin(6)  # it failed, and is begun again
+    refused(state)
+    state.correction()
+    state.reset()
+    refused(state)
+    state.sampling = None
+    _drive(state, 5)
+    state.begin()
+    assert state.correction() == 0
+    refused(state)
+
+
 def test_a_run_taken_out_is_corrected_where_it_goes_on() -> None:
     state, other = _state(), State(config=Config())
     _drive(state, 5)

@@ -463,8 +463,8 @@ def enter_pipeline(pipeline: Any) -> None:
 
 
 def sharers(pipeline: Any) -> list[Any]:
-    """Other accelerated pipelines over the same transformers."""
-    own = set(map(id, transformers_of(pipeline)))
+    """Other accelerated pipelines over the same accelerated transformers."""
+    own = {id(model) for model in transformers_of(pipeline) if find_engine(model) is not None}
     entered = [(other, models) for other, models in list(_entered.items()) if other is not pipeline]
     return [other for other, models in entered if own & set(map(id, models))]
 
