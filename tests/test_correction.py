@@ -148,6 +148,20 @@ def test_a_gain_of_nothing() -> None:
     assert clean.gain(2, 2, (0,), one) == 0
 
 
+def test_the_last_step_of_a_run_that_leaves_noise() -> None:
+    """As where a second model goes on from there."""
+    angles = tuple(math.atan2(sigma, 1 - sigma) for sigma in (1.0, 0.8, 0.6, 0.4))
+    gain = Sampling(angles, "flow").gain(2, 2, (0,), [(1, 1.0)])
+    assert gain == pytest.approx(1 / 2 * 0.4 / 0.6)  # half the error at step 2, two thirds left
+
+
+def test_a_run_towards_the_noise() -> None:
+    """An inversion: what was put right does not grow with the noise."""
+    angles = tuple(math.atan2(sigma, 1 - sigma) for sigma in (0.1, 0.2, 0.3, 0.6))
+    gain = Sampling(angles, "flow").gain(2, 2, (0,), [(1, 1.0)])
+    assert gain == pytest.approx(1 / 2 * 0.1 / 0.3)
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_the_gain_of_any_run(data: st.DataObject) -> None:

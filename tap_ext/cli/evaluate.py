@@ -58,7 +58,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="one per line, DrawBench's CSV or VBench's JSON: every prompt with every seed; "
         "without it a bundled model's own are dealt out, one to a seed",
     )
-    add_argument("--metrics", type=_words, help="see --list; psnr, ssim, ms_ssim, flip")
+    add_argument(
+        "--metrics", type=_words, help="see --list; psnr, ssim, ms_ssim, flip; fid keeps pictures"
+    )
     add_argument(
         "--calibration",
         type=path,
@@ -171,7 +173,8 @@ def _parts(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> li
         return model, run.deal(model.prompts, seeds)
 
     known = [opened(name) for name in dict.fromkeys(arguments.model or ["bundled"])]
-    batch, keep = arguments.batch, arguments.pictures
+    batch = arguments.batch
+    keep = arguments.pictures or any(metric.of_sets for metric in measured)
     return [
         _Part(
             table.name or None,

@@ -1,4 +1,4 @@
-"""How far pictures are from their references; one number per picture."""
+"""How far pictures are from their references; one number per picture, or per set of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def flip(pictures: Tensor, reference: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per picture.
+    """One number per picture, or one for all.
 
     Attributes:
         name: the key under which it is stored.
@@ -92,6 +92,8 @@ class Metric:
             ``by_prompt``, ``(pictures, prompts)``.
         by_prompt: whether a picture is compared with its prompt.
         package: what installs the module where the extra does not; its weights have to be on disk.
+        of_sets: whether it compares all kept pictures of a method with all of the reference, and
+            ``of`` takes two iterables of (3, H, W) bytes to one number.
     """
 
     name: str
@@ -99,9 +101,10 @@ class Metric:
     digits: int
     higher: bool
     needs: str
-    of: Callable[[Tensor, Any], list[float]]
+    of: Callable[[Any, Any], Any]
     by_prompt: bool = False
     package: str | None = None
+    of_sets: bool = False
 
     @property
     def missing(self) -> bool:
@@ -133,6 +136,9 @@ METRICS: Mapping[str, Metric] = {
         Metric("ms_ssim", "MS-SSIM", 4, True, "torchmetrics", ms_ssim),
         Metric("flip", "FLIP", 4, False, "flip_evaluator", flip),
         Metric("lpips", "LPIPS", 4, False, "lpips", weighted.lpips, package="lpips"),
+        Metric(
+            "fid", "FID", 2, False, "torch_fidelity", weighted.fid, False, "torch-fidelity", True
+        ),
         _of_text("clip_score", "CLIPScore", 2, "transformers", weighted.clip_score, "transformers"),
         _of_text(
             "image_reward", "ImageReward", 3, "ImageReward", weighted.image_reward, "image-reward"
@@ -153,6 +159,11 @@ def choose(names: Sequence[str] | None) -> list[Metric]:
     if names is None:
         return [m for m in METRICS.values() if m.package is None and not m.missing]
     for name in names:
+        if name == "vbench":
+            raise ValueError(
+                "metric vbench is measured by its own command, on the videos that tap_ext generate "
+                "writes with and without acceleration"
+            )
         if name not in METRICS:
             raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {name!r}")
         metric = METRICS[name]

@@ -108,6 +108,7 @@ class Job:
         if line is None or (self.pictures and not _kept(store, line)):
             return None
         wanted = [m.name for m in self.metrics if m.by_prompt or way.method != UNTOUCHED]
+        wanted = [name for name in wanted if not METRICS[name].of_sets]
         return line if all(name in line for name in wanted) else None
 
 
@@ -234,11 +235,13 @@ class _Runner:
         """What is stored of a batch, one line per picture."""
         if not torch.isfinite(made.outputs).all():
             raise RuntimeError(f"{way.method} at {way.budget} full steps: pictures are not finite")
+        if made.outputs.dim() > 4 and (sets := [m.name for m in self.job.metrics if m.of_sets]):
+            raise ValueError(f"{sets[0]} compares pictures, {self.job.model.name} makes videos")
         prompts = [sample.prompt for sample in chunk]
         values = {
             metric.name: measure(metric, made.outputs, reference.outputs, prompts)
             for metric in self.job.metrics
-            if metric.by_prompt or way.method != UNTOUCHED
+            if not metric.of_sets and (metric.by_prompt or way.method != UNTOUCHED)
         }
         lines = []
         for i, sample in enumerate(chunk):

@@ -7,9 +7,14 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from tap_ext.evaluate import pictures
 from tap_ext.evaluate.methods import UNTOUCHED, Way
 from tap_ext.evaluate.metrics import METRICS, Metric
 from tap_ext.evaluate.run import Job
@@ -62,8 +67,19 @@ def rows(job: Job, store: Store, against: str = AGAINST) -> list[Row]:
         )
         for metric in job.metrics:
             row |= _columns(metric, own, compared or ())
+            if metric.of_sets and way.method != UNTOUCHED:
+                row[metric.name] = metric.of(_kept(store, known), _kept(store, reference))
         table.append(row)
     return table
+
+
+def _kept(store: Store, lines: Sequence[Line]) -> Iterator[Tensor]:
+    """The kept pictures of these lines, (3, H, W) bytes each."""
+    from PIL import Image
+
+    for line in lines:
+        with Image.open(pictures.path(store.folder, line)) as image:
+            yield torch.from_numpy(np.array(image.convert("RGB"))).movedim(-1, 0)
 
 
 def _columns(metric: Metric, own: Sequence[Line | None], other: Sequence[Line | None]) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tap_ext.evaluate.pictures import pixels
 
-__all__ = ["clip_score", "image_reward", "lpips", "vqa_score", "weights_of"]
+__all__ = ["clip_score", "fid", "image_reward", "lpips", "vqa_score", "weights_of"]
 
 CLIP = "openai/clip-vit-base-patch16"
 VQA = "clip-flant5-xxl"
 ALEXNET = "alexnet-owt-7be5be79.pth"
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def lpips(pictures: Tensor, reference: Tensor) -> list[float]:
@@ -58,12 +59,34 @@ def vqa_score(pictures: Tensor, prompts: Sequence[str]) -> list[float]:
     return [100 * float(value.reshape(-1)[0]) for value in found]
 
 
+def fid(pictures: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+    """FID (Heusel et al., 2017) of all pictures to all references, each (3, H, W) bytes.
+
+    The 2048 features of the Inception network of 2015, by torchmetrics. It needs thousands of
+    pictures to mean much: with n of them the covariance has rank n - 1.
+
+    Raises:
+        ValueError: there are fewer than two of either.
+    """
+    distance = _fid()
+    distance.reset()
+    for images, real in ((reference, True), (pictures, False)):
+        count = 0
+        for image in images:
+            distance.update(image[None], real=real)
+            count += 1
+        if count < 2:
+            raise ValueError(f"fid needs two pictures and more of each method, got {count}")
+    return float(distance.compute())
+
+
 def weights_of(name: str) -> Path:
     """Where the weights of a metric are looked for, without touching the network."""
     cache = Path(os.environ.get("HF_HUB_CACHE", _home("HF_HOME", "huggingface") / "hub"))
     known = {
         "lpips": _home("TORCH_HOME", "torch") / "hub" / "checkpoints" / ALEXNET,
         "clip_score": cache / f"models--{CLIP.replace('/', '--')}",
+        "fid": _home("TORCH_HOME", "torch") / "hub" / "checkpoints" / INCEPTION,
         "image_reward": Path.home() / ".cache" / "ImageReward" / "ImageReward.pt",
         "vqa_score": cache / f"models--zhiqiulin--{VQA}",
     }
@@ -77,6 +100,13 @@ def _home(variable: str, folder: str) -> Path:
 @functools.cache
 def _lpips() -> Any:
     return importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval()
+
+
+@functools.cache
+def _fid() -> Any:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    return FrechetInceptionDistance(feature_extractor_weights_path=str(weights_of("fid")))
 
 
 @functools.cache

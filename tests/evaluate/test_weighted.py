@@ -8,8 +8,10 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from tap_ext.cli import main
@@ -17,7 +19,7 @@ from tap_ext.evaluate import metrics, weighted
 from tap_ext.evaluate.metrics import METRICS
 from tests.evaluate.conftest import Run
 
-WEIGHTED = ("lpips", "clip_score", "image_reward", "vqa_score")
+WEIGHTED = ("lpips", "fid", "clip_score", "image_reward", "vqa_score")
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:
@@ -33,7 +35,14 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HOME", "HF_HOME", "TORCH_HOME"):
         monkeypatch.setenv(variable, str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    for load in (weighted._lpips, weighted._clip, weighted._image_reward, weighted._vqa):
+    loaders = (
+        weighted._lpips,
+        weighted._fid,
+        weighted._clip,
+        weighted._image_reward,
+        weighted._vqa,
+    )
+    for load in loaders:
         load.cache_clear()
 
 
@@ -144,6 +153,73 @@ def test_vqa_score_is_in_percent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     _install(monkeypatch, "t2v_metrics", VQAScore=make)
     assert METRICS["vqa_score"].of(torch.zeros(2, 3, 4, 4), ["ab", "abc"]) == pytest.approx([2, 3])
+
+
+class _Colours(torch.nn.Module):
+    """Stands for the Inception network: two features, the means of red and green."""
+
+    num_features = 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
+        return images[:, :2].float().mean((2, 3)) / 255
+
+
+def _with_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    distance = FrechetInceptionDistance(feature=_Colours())
+    monkeypatch.setattr(weighted, "_fid", lambda: distance)
+
+
+def _frechet(a: Tensor, b: Tensor) -> float:
+    """|m - n|^2 + tr(C + D - 2 (C D)^(1/2)) of two sets of features, in numpy."""
+    m, n = a.double().numpy(), b.double().numpy()
+    c, d = np.cov(m, rowvar=False), np.cov(n, rowvar=False)
+    root = linalg.sqrtm(c @ d).real
+    return float(((m.mean(0) - n.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root))
+
+
+def test_fid_is_the_distance_of_two_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_colours(monkeypatch)
+    draw = torch.Generator().manual_seed(0)
+    sets = [torch.randint(0, 256, (n, 3, 5, 7), generator=draw).byte() for n in (9, 6)]
+    sets[1] = sets[1] // 2
+    for _ in range(2):  # nothing is left of the first time
+        found = weighted.fid(iter(sets[0]), iter(sets[1]))
+        expected = _frechet(_Colours()(sets[0]), _Colours()(sets[1]))
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    with pytest.raises(ValueError, match="fid needs two pictures and more of each method, got 1"):
+        weighted.fid(iter(sets[0][:1]), iter(sets[1]))
+
+
+def test_fid_is_of_the_pictures_that_are_kept(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    _with_colours(monkeypatch)
+    monkeypatch.setattr(metrics.Metric, "lacks", None)
+    out = tmp_path / "out"
+    arguments = ("--methods=steps", "--full-steps=4", "--seeds=4", "--against=steps")
+    rows = run(out, *arguments, "--metrics=psnr,fid")
+    assert rows[0]["fid"] is None
+    features = {}
+    for name in ("untouched", "steps"):
+        files = sorted((out / "pictures").glob(f"*/{name}-*/*.png"))
+        assert len(files) == 4
+        images = [torch.from_numpy(np.array(Image.open(f))).movedim(-1, 0) for f in files]
+        features[name] = _Colours()(torch.stack(images))
+    expected = _frechet(features["steps"], features["untouched"])
+    assert rows[1]["fid"] == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert rows[1]["fid_diff"] is rows[1]["fid_se"] is None
+
+
+def test_vbench_is_another_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--metrics=vbench", f"--out={tmp_path / 'out'}"])
+    shown = capsys.readouterr().err
+    assert "measured by its own command, on the videos that tap_ext generate" in shown
 
 
 def test_every_frame_of_a_video_has_its_prompt() -> None:
