@@ -16,7 +16,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.profiler import ProfilerActivity, profile
 
 import tap_ext
+from bench.clock import Clock
 from bench.denoiser import Denoiser
+from tap_ext import runtime
 from tap_ext.plan import Listed
 
 ROUNDS = 10
@@ -41,8 +43,11 @@ def test_step(
         tap_ext.accelerate(denoiser.model, **changes)
     sigmas = iter(torch.linspace(1, 0.01, 200, device=device, dtype=torch.bfloat16).split(1))
 
+    clock = Clock()  # as in a pipeline: else the timestep would be read from the device
+
     def step() -> None:
         denoiser.call(denoiser.latents, next(sigmas))
+        clock.step += 1
 
     times: dict[str, list[float]] = {"device": [], "host": []}
 
@@ -51,7 +56,7 @@ def test_step(
         times["host"].append(host)
         times["device"].append(whole)
 
-    with tap_ext.run(), torch.inference_mode():
+    with runtime.run(clock, "bench"), torch.inference_mode():
         for _ in range(8):  # the full steps, the first skip steps, and the capture
             step()
         if device == "cuda":

@@ -8,6 +8,7 @@ captured as part of a CUDA graph and replayed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor
 
 from tap_ext import ops
 from tap_ext.predictors import Predictor, Rows, gaps
-from tap_ext.uploads import upload
+from tap_ext.uploads import stream_of, upload
 
 __all__ = ["Candidates", "Remembered", "Stack", "alike"]
+
+MAX_SENT = 256
+"""Steps whose rows are kept on the device, by a few hundred bytes each; a run has some forty."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,25 @@ class Candidates:
         self.counts: Tensor | None = None
         self._counts: Tensor | None = None
         self._owners: Tensor | None = None
+        self._sent: dict[Any, tuple[Rows, Tensor, Tensor]] = {}
         self._numbers: Tensor | None = None
 
     def aim(self, table: Rows, unit: float, device: torch.device, *, counted: bool = True) -> None:
         """First half of a skip step: these rows, for positions that are ``unit`` apart."""
+        if self.weights is None or self.weights.device != device:
+            self._allocate((self._size, table.difference.shape[1]), device)
+        assert self.weights is not None and self._owners is not None
+        key = id(table), unit, counted, stream_of(device)
+        if (sent := self._sent.get(key)) is None:
+            if len(self._sent) >= MAX_SENT:
+                self._sent.clear()
+            weights, owners = self._prepare(table, unit, counted)
+            sent = table, upload(weights, device), upload(owners, device)
+            self._sent[key] = sent  # with the table, so that no other gets its place in memory
+        self.weights.copy_(sent[1])
+        self._owners.copy_(sent[2])
+
+    def _prepare(self, table: Rows, unit: float, counted: bool) -> tuple[Any, Any]:
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
         difference = table.difference * unit ** np.arange(table.difference.shape[1])
         missing = self._size - len(table)
@@ -136,13 +155,10 @@ class Candidates:
         owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
         if not counted:  # by a number, so that the second half is the same work
             owners[:] = self._size
-        if self.weights is None or self.weights.device != device:
-            self._allocate(weights.shape, device)
-        assert self.weights is not None and self._owners is not None
-        self.weights.copy_(upload(weights, device))
-        self._owners.copy_(upload(owners, device))
+        return weights, owners
 
     def _allocate(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._sent.clear()
         with torch.inference_mode(False):
             self.weights = torch.empty(shape, dtype=torch.float32, device=device)
             self._counts = torch.zeros(self._size + 1, dtype=torch.int64, device=device)

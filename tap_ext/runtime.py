@@ -451,6 +451,8 @@ class Held:
     def is_same(self, other: Held) -> bool:
         """Whether both are the same memory, laid out alike and not edited in between."""
         left, right = self.tensor, other.tensor
+        if left is right:
+            return self.version == other.version
         return (
             self.version == other.version
             and left.data_ptr() == right.data_ptr()

@@ -54,6 +54,9 @@ class Step(enum.Enum):
     SKIP = "skip"
 
 
+MAX_ROWS = 256
+"""Steps whose rows a state remembers; a run has some forty."""
+
 _PROGRESS = ("step", "position", "_newest", "_due", "_follower", "_followed", "_skipped")
 """What a state knows of its run besides tensors and log."""
 
@@ -80,6 +83,7 @@ class State:
         self._probes = Stack(depth)
         self._features = Stack(depth)
         self._candidates = Candidates(self.family)
+        self._known_rows: dict[tuple[tuple[float, ...], float, int], Rows] = {}
         self._table: Rows | None = None
         self._out: Tensor | None = None
         self._index: Tensor | None = None
@@ -384,7 +388,12 @@ class State:
         unit = distance / steps if distance and steps else 1.0
         if unit != 1:
             past, target = tuple(position / unit for position in past), target / unit
-        return family_rows(self.family, past, target, self._features.depth), unit
+        key = past, target, self._features.depth
+        if (known := self._known_rows.get(key)) is None:  # which need not look at the family
+            if len(self._known_rows) >= MAX_ROWS:
+                self._known_rows.clear()
+            known = self._known_rows[key] = family_rows(self.family, *key)
+        return known, unit
 
     def _expect(self, step: Step, call: str) -> None:
         if self._due is not step:

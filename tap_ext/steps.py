@@ -19,7 +19,6 @@ from tap_ext.config import Config
 from tap_ext.graphs import (
     Graphs,
     Uncapturable,
-    fingerprint,
     flatten,
     hooked,
     join,
@@ -249,7 +248,7 @@ class Steps:
             slot.graphs = Graphs(recorder, self._warn)
         reason = self._obstacle(kind, views, branch)
         if reason is None and slot.graphs.expect(kind, self._premise(kind, views, device)):
-            reason = hooked(views.parts(all_of_them=kind is Step.FULL))
+            reason = hooked(views.parts[kind is Step.FULL])
             if reason is not None:
                 slot.graphs.expect(kind, None)
         if reason is not None:
@@ -262,7 +261,7 @@ class Steps:
         autocast = torch.is_autocast_enabled(device.type)
         return (
             views,
-            fingerprint(views.parts(all_of_them=kind is Step.FULL)),
+            views.parts[kind is Step.FULL].fingerprint(),
             torch.get_autocast_dtype(device.type) if autocast else None,
             torch.is_inference_mode_enabled(),
             torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tap_ext.locks import Lock
 
-__all__ = ["upload"]
+__all__ = ["stream_of", "upload"]
 
 CAPACITY = 1024
 """Arrays kept, least recently used first to go; each is of some hundred bytes."""
@@ -25,13 +25,16 @@ _kept: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
 _lock = Lock()
 
 
+def stream_of(device: torch.device) -> int:
+    """The present stream: another would not know when a copy is done."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     """``array`` on ``device``, not to be written to. Never waits for the device."""
     if device.type != "cuda":
         return torch.tensor(array, device=device)
-    # another stream would not know when the copy is done
-    stream = torch.cuda.current_stream(device).cuda_stream
-    key = (array.tobytes(), array.shape, array.dtype.str, device, stream)
+    key = (array.tobytes(), array.shape, array.dtype.str, device, stream_of(device))
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)

@@ -120,6 +120,15 @@ void test_zero_vectors() {
   CHECK(cosine(plane, one) == 1, "target zero");
 }
 
+/// What rounding has taken below zero counts as zero.
+void test_rounding_below_zero() {
+  const double below[] = {-1e-9, 0, 1};
+  const float one[] = {1};
+  CHECK(tap::row_distance(Metric::kL2, below, one, 1) == 0, "|d|^2");
+  CHECK(tap::cosine_distance(tap::Difference<double>{0.9, 1}, 1.0) == 1, "|v|^2");
+  CHECK(tap::cosine_distance(tap::Difference<double>{0, 0.1}, 1.0) == 0, "the distance");
+}
+
 void test_planes_of_weight_zero_do_not_leak() {
   Token token{{{1, 2}, {NAN, INFINITY}}, {2, 2}};
   const auto gram = gram_of<2, double>(token, 0, 2);
@@ -163,6 +172,7 @@ int main() {
   test_distances<7>(random);
   test_nothing_cancels_in_float32();
   test_zero_vectors();
+  test_rounding_below_zero();
   test_planes_of_weight_zero_do_not_leak();
   test_best();
   return tap::tests::failures() != 0;

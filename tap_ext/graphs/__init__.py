@@ -1,10 +1,10 @@
 """Work on the device recorded once and replayed: CUDA graphs.
 
 ``Graphs`` holds what was recorded of one branch of calls, a ``Recorder`` does the recording, and
-``fingerprint`` and ``hooked`` look at a model for what a replay would miss.
+``Parts`` and ``hooked`` look at a model for what a replay would miss.
 """
 
-from tap_ext.graphs.guard import fingerprint, hooked
+from tap_ext.graphs.guard import Parts, hooked
 from tap_ext.graphs.inputs import Uncapturable, flatten, join, layout
 from tap_ext.graphs.recorded import Graphs
 from tap_ext.graphs.recorder import CudaRecorder, Recorder, recorder_for
@@ -12,9 +12,9 @@ from tap_ext.graphs.recorder import CudaRecorder, Recorder, recorder_for
 __all__ = [
     "CudaRecorder",
     "Graphs",
+    "Parts",
     "Recorder",
     "Uncapturable",
-    "fingerprint",
     "flatten",
     "hooked",
     "join",

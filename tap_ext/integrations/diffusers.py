@@ -86,12 +86,16 @@ def unnamed_transformers_of(target: Any) -> list[nn.Module]:
 
 def foreign_cache(target: Any) -> str | None:
     """The name of another cache that is enabled on a pipeline or module; None: there is none."""
-    config = getattr(target, "_cache_config", None)
+    config = _attribute(target, "_cache_config")
     if config is not None:
         return type(config).__name__
-    if getattr(target, "_is_cached", False):
-        return "cache-dit"
-    return None
+    return "cache-dit" if _attribute(target, "_is_cached") else None
+
+
+def _attribute(target: Any, name: str) -> Any:
+    """An attribute of an object or its class; a module that lacks one looks for it slowly."""
+    own = vars(target)
+    return own[name] if name in own else getattr(type(target), name, None)
 
 
 Slot = tuple[dict[str, Any], str]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from tap_ext.backbones.spec import BackboneSpec, Blocks
+from tap_ext.graphs import Parts
 from tap_ext.views.graft import AdapterError, expand, graft, module_at
 from tap_ext.views.standins import AbsentBlock, Exit, Head, Idle, Probe, WatchedBlock
 
@@ -21,6 +23,7 @@ class Views:
         spec: what they were built from.
         full: runs everything and notes the first block's input and the heads'.
         skip: runs what stands before and after the blocks, and puts a forecast between.
+        parts: the modules that a full step runs (True), and those that a skip step does (False).
     """
 
     def __init__(self, model: nn.Module, spec: BackboneSpec) -> None:
@@ -51,6 +54,10 @@ class Views:
             for path, (block, entry) in self._blocks(model, spec.bypassed)
         }
         self.skip = self._build(model, common, absent)
+        self.parts = {
+            everything: Parts(functools.partial(self._parts, everything))
+            for everything in (False, True)
+        }
         self._fingerprint = self._read_fingerprint(model)
 
     @staticmethod
@@ -102,8 +109,8 @@ class Views:
             if isinstance(module, WatchedBlock):
                 yield module.real
 
-    def parts(self, *, all_of_them: bool) -> Iterator[nn.Module]:
-        """The modules that a full step runs, or only those that a skip step does, root first."""
+    def _parts(self, all_of_them: bool) -> Iterator[nn.Module]:
+        """Root first."""
         waiting = [self.full if all_of_them else self.skip]
         while waiting:
             module = waiting.pop()
@@ -121,13 +128,13 @@ class Views:
         return self._fingerprint != self._read_fingerprint(model)
 
     def _read_fingerprint(self, model: nn.Module) -> tuple[Any, ...]:
-        get: Callable[[str], nn.Module] = model.get_submodule
-        lists = (get(entry.path)._modules for entry in (*self.spec.blocks, *self.spec.bypassed))
-        return (
-            model.training,
-            *map(id, model._modules.values()),
-            *(id(block) for blocks in lists for block in blocks.values()),
-        )
+        found = [model.training, *map(id, model._modules.values())]
+        for entry in (*self.spec.blocks, *self.spec.bypassed):
+            module: nn.Module | None = model
+            for name in entry.path.split("."):
+                module = None if module is None else module._modules.get(name)
+            found += () if module is None else map(id, module._modules.values())
+        return tuple(found)
 
 
 def _lacks(model: nn.Module, path: str) -> bool:

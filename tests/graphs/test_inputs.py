@@ -9,7 +9,7 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from tap_ext.graphs import Graphs, Uncapturable, fingerprint, flatten, hooked, join
+from tap_ext.graphs import Graphs, Parts, Uncapturable, flatten, hooked, join
 from tap_ext.graphs.inputs import Inputs
 from tests.graphs.recorder import Recorder
 
@@ -79,16 +79,67 @@ def test_only_what_changed_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_fingerprint_tells_what_moved() -> None:
-    layer = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    before = fingerprint(layer.modules())
+    layer = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()))
+    parts = Parts(layer.modules)
+    assert list(parts) == list(layer.modules())
+    seen = [parts.fingerprint()]
+
+    def moved() -> bool:
+        seen.append(parts.fingerprint())
+        return seen[-1] not in seen[:-1]
+
     with torch.no_grad():
         layer[0].weight.add_(1)
-    assert fingerprint(layer.modules()) == before
+    assert not moved()
     layer[0].bias.data = layer[0].bias.data.clone()
-    moved = fingerprint(layer.modules())
+    assert moved()
+    layer[1][0].running_mean = torch.zeros(2)
+    assert moved()
+    layer[1][1].eval()
+    assert moved()
+    layer[1][1] = nn.GELU()
+    assert moved()
+    layer[1].append(nn.Linear(2, 2))
+    assert moved()
+    layer[1][2].weight.data = layer[1][2].weight.data.clone()  # of one that came later
+    assert moved()
+    handle = layer[1][2].register_forward_hook(lambda *_: None)
+    assert moved()
+    handle.remove()
+    assert not moved()
+    layer[0].scaling = {"one": 1.0}
+    assert moved()
+    layer[0].scaling["one"] = 0.5
+    assert moved()
+    layer[0].forward = lambda x: x
+    assert moved()
+    layer.to("meta")
+    assert moved()
+
+
+def test_weights_without_an_address_are_known_by_what_they_are() -> None:
+    class Quantised(Tensor):
+        @staticmethod
+        def __new__(cls, size: int) -> Quantised:
+            made: Quantised = Tensor._make_wrapper_subclass(cls, (size,))
+            return made
+
+        @classmethod
+        def __torch_dispatch__(
+            cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return Quantised(2)  # detach(), for a parameter
+
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(Quantised(2), requires_grad=False)
+    parts = Parts(layer.modules)
+    before = parts.fingerprint()
+    assert parts.fingerprint() == before
+    layer.bias.data = layer.bias.data.clone()
+    moved = parts.fingerprint()
     assert moved != before
-    layer[1].eval()
-    assert fingerprint(layer.modules()) != moved
+    layer.weight = nn.Parameter(Quantised(2), requires_grad=False)
+    assert parts.fingerprint() not in (before, moved)
 
 
 def test_hooks_are_named() -> None:
