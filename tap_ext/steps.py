@@ -128,7 +128,9 @@ class Steps:
         gains = [state.correction() for state in branch.states.values()]
         if not gains or not gains[0]:  # the first decides for all, as it does on the steps
             return None
-        output, _ = self._forecast(views, branch, args, kwargs)
+        output, used = self._forecast(views, branch, args, kwargs)
+        if 0 not in used:  # a call that only fills a cache of keys and values, say
+            return None
         return Hindsight(gains[0], output, len(views.spec.streams))
 
     def _forecast(

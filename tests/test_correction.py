@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from tap_ext.engine import Engine
 from tap_ext.integrations.diffusers import PipelineClock, engines_of
 from tap_ext.plan import Listed
 from tap_ext.predictors import Newton
-from tap_ext.steps import Hindsight
+from tap_ext.steps import Hindsight, Steps
 from tests.graphs.recorder import recorded
 from tests.pipelines.builders import (
     GUIDED,
@@ -491,6 +492,22 @@ def test_what_is_told_of_it() -> None:
     assert tap_ext.stats(paper).models[0].corrected is None
     assert "made up" not in tap_ext.explain(paper)
     assert "corrected" not in tap_ext.explain(paper)
+
+
+def test_a_call_without_a_forecast_is_not_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that only fills a cache: the blocks are not entered, and nothing is predicted."""
+    pipe = _corrected(graphs="off")
+    forecast = Steps._forecast
+
+    def nothing(self: Steps, *args: Any) -> Any:
+        output, used = forecast(self, *args)
+        return output, () if sys._getframe(1).f_code.co_name == "look_back" else used
+
+    monkeypatch.setattr(Steps, "_forecast", nothing)
+    picture = generate(pipe)
+    assert engines_of(pipe)[0].corrected == 0
+    plain = tap_ext.accelerate(build(), schedule=SCHEDULE, corrector=False)
+    assert torch.equal(picture, generate(plain))
 
 
 def test_an_error_while_looking_back_leaves_nothing_behind(monkeypatch: Any) -> None:
