@@ -421,3 +421,35 @@ def test_a_share_is_a_number_of_at_least_one(speedup, error):
 
 def test_without_arguments_the_windows_are_the_papers():
     assert Plan().full_steps(20) == Windowed(6, 3, 0).full_steps(20) != Windowed(7).full_steps(20)
+
+
+class _Deciding:
+    """A schedule that decides as the run goes on; notes the lengths that it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int | None] = []
+
+    def is_full(self, step: int, num_steps: int | None) -> bool:
+        return False
+
+    def follow(self, num_steps: int | None) -> str:
+        self.asked.append(num_steps)
+        return "follower"
+
+
+def test_who_decides_as_a_run_goes_on() -> None:
+    schedule = _Deciding()
+    for steps in (4, 50, None):
+        assert Plan(schedule=schedule, num_steps=steps).follow() == "follower"
+    assert schedule.asked == [4, 50, None]
+    for steps in (0, 1, 3):  # all full, so that nobody decides
+        assert Plan(schedule=schedule, num_steps=steps).follow() is None
+    assert schedule.asked == [4, 50, None]
+    assert Plan(window=3, num_steps=50).follow() is None
+
+
+def test_the_last_step_that_can_be_asked_for() -> None:
+    plan = Plan(window=6)
+    assert isinstance(plan.is_full(2**63), bool)
+    with pytest.raises(ValueError, match="step must be"):
+        plan.is_full(2**63 + 1)
