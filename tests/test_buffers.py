@@ -12,7 +12,7 @@ from torch import Tensor
 from tap_ext import reference
 from tap_ext.buffers import Candidates, Remembered, Stack, alike
 from tap_ext.history import Log
-from tap_ext.predictors import Newton, Reuse, gaps, rows
+from tap_ext.predictors import Newton, Reuse, Taylor, gaps, rows
 
 SHAPE = (2, 5, 8)
 FAMILY = (Newton(1), Reuse())
@@ -184,3 +184,27 @@ def test_a_log_without_skip_steps_chose_nothing() -> None:
     assert counted.chosen() == {str(Reuse()): 5}
     with pytest.raises(ValueError, match="shorter"):
         Log(FAMILY, counts=torch.tensor([1])).chosen()
+
+
+def test_rows_are_sent_once_and_not_without_end() -> None:
+    family = (Taylor(1), Reuse())
+    candidates, home = Candidates(family), torch.device("cpu")
+    tables = [rows(family, (1.0, 0.0), 2.0 + step, 2) for step in range(300)]
+    sizes = []
+    for table in tables:
+        candidates.aim(table, 1.0, home)
+        assert candidates.weights is not None
+        torch.testing.assert_close(
+            candidates.weights, torch.from_numpy(table.difference).float(), rtol=0, atol=0
+        )
+        sizes.append(len(candidates._sent))
+    assert sizes[:3] == [1, 2, 3]
+    assert max(sizes) == 256
+    sent = [kept[1] for kept in candidates._sent.values()]
+    candidates.aim(tables[-1], 1.0, home)
+    assert all(a is b[1] for a, b in zip(sent, candidates._sent.values(), strict=True))
+    candidates.aim(tables[-1], 0.5, home)  # another unit is another matter
+    candidates.aim(tables[-1], 1.0, home, counted=False)
+    assert len(candidates._sent) == len(sent) + 2
+    candidates.aim(tables[-1], 1.0, torch.device("meta"))
+    assert [kept[1].device.type for kept in candidates._sent.values()] == ["meta"]

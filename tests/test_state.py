@@ -448,3 +448,17 @@ def test_a_probe_that_is_known_by_its_modulation_is_as_one_that_is_written(
     assert len(seen[0]) == len(seen[1]) == (0 if forecast == "hidden" else 2)
     for ours, theirs in zip(*seen, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_rows_are_remembered_and_not_without_end() -> None:
+    state = State(Plan(schedule=Listed((0,))), Config(predictors=(Taylor(1), Reuse())))
+    feature, sizes = torch.ones(1, 2, 3), []
+    for step in range(300):
+        if state.begin() is Step.FULL:
+            state.record(feature, feature, feature)
+        else:
+            state.predict(feature, feature)
+            sizes.append(len(state._known_rows))
+        assert state.step == step
+    assert sizes[:3] == [1, 2, 3]
+    assert max(sizes) == 256
