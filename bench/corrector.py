@@ -17,6 +17,7 @@ from torch import Tensor
 
 import tap_ext
 from tap_ext.demo import bundled, digits
+from tap_ext.evaluate.metrics import psnr
 
 FLOW: dict[str, Callable[[], Any]] = {
     "euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
@@ -100,11 +101,9 @@ def _psnr(
 ) -> list[float]:
     tap_ext.accelerate(pipe, full_steps=count, corrector=corrector)
     try:
-        error = (generate() - reference).square().flatten(1).mean(1)
+        return psnr(generate(), reference)
     finally:
         tap_ext.restore(pipe)
-    psnr: list[float] = (-10 * error.log10()).tolist()
-    return psnr
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import warnings
 from typing import Any, TypeVar
 
 from torch import nn
@@ -93,21 +92,10 @@ def _enter(target: T, chosen: Config, spec: BackboneSpec | None) -> T:
     for engine in changed:
         engine.reconfigure(chosen)
     if changed and host.is_pipeline(target):
-        _tell_sharers(target)
+        host.tell_sharers(target)
     if host.is_pipeline(target):
         host.enter_pipeline(target)
     return target
-
-
-def _tell_sharers(pipeline: Any) -> None:
-    """Say whose configuration changes with this one's: a transformer has one, whoever calls it."""
-    for other in host.sharers(pipeline):
-        message = (
-            f"{type(other).__name__} shares a transformer with the {type(pipeline).__name__} that "
-            "was accelerated now, and follows its configuration from the next run on"
-        )
-        _logger.warning("%s", message)
-        warnings.warn(f"tap_ext: {message}", stacklevel=4)
 
 
 def restore(target: T) -> T:

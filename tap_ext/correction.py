@@ -85,13 +85,12 @@ class Sampling:
         if not skipped or not past or step >= len(self.angles) - 1:
             return 0.0
         nodes = past[:NODES]
-        moved = 0.0
+        missed, moved = dict(skipped), 0.0
         for index in range(skipped[0][0], step):
             kept, weight = self._move(index)
             moved *= kept
-            for at, t in skipped:
-                if at == index:
-                    moved += weight * math.prod((t - node) / (position - node) for node in nodes)
+            if (t := missed.get(index)) is not None:
+                moved += weight * math.prod((t - node) / (position - node) for node in nodes)
         _, weight = self._move(step)
         noise, left = (self._noise(phi) for phi in self.angles[step : step + 2])
         if not weight or not noise:

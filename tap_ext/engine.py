@@ -73,7 +73,6 @@ class Engine:
         self.__code__ = getattr(original, "__code__", None)  # torch.export reads it
         self.original = original
         self.config = config
-        self._follows = config.follows
         self._other_cache = other_cache
         self.enabled = True
         self._model = weakref.ref(model)
@@ -116,7 +115,6 @@ class Engine:
         """Take another configuration; every history is dropped."""
         if config != self.config:
             self.config = config
-            self._follows = config.follows
             self._branches.clear()
             self._steps = Steps(config)
             self._compile()
@@ -197,7 +195,7 @@ class Engine:
             return f"{other} is enabled on the same model"
         if run.clock is not None and (reason := run.clock.refusal()) is not None:
             return reason
-        shared = getattr(model, "_parallel_config", None) if self._follows else None
+        shared = getattr(model, "_parallel_config", None) if self.config.follows else None
         if getattr(shared, "context_parallel_config", None) is not None:
             # one rank that skips while another waits for it in attention: both hang
             return "its schedule looks at tokens, and ranks that share them would disagree"

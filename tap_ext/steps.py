@@ -28,6 +28,7 @@ from tap_ext.graphs import (
 from tap_ext.modulation import Modulation
 from tap_ext.runtime import Branch
 from tap_ext.state import Step
+from tap_ext.uploads import stream_of
 from tap_ext.views import Call, Views, run_view
 
 __all__ = ["OtherTokens", "Steps"]
@@ -154,8 +155,8 @@ class Steps:
             )
             return run_view(views.skip, call, args, kwargs), tuple(used)
 
-        output, used = self._run(Step.SKIP, step, views, branch, args, kwargs)
-        return output, used
+        made: tuple[Any, tuple[int, ...]] = self._run(Step.SKIP, step, views, branch, args, kwargs)
+        return made
 
     def full(
         self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -266,7 +267,7 @@ class Steps:
             views.parts[kind is Step.FULL].fingerprint(),
             torch.get_autocast_dtype(device.type) if autocast else None,
             torch.is_inference_mode_enabled(),
-            torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+            stream_of(device),
         )
 
     def _tell(self, reason: str) -> None:

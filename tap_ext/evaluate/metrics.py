@@ -137,7 +137,14 @@ METRICS: Mapping[str, Metric] = {
         Metric("flip", "FLIP", 4, False, "flip_evaluator", flip),
         Metric("lpips", "LPIPS", 4, False, "lpips", weighted.lpips, package="lpips"),
         Metric(
-            "fid", "FID", 2, False, "torch_fidelity", weighted.fid, False, "torch-fidelity", True
+            "fid",
+            "FID",
+            2,
+            False,
+            "torch_fidelity",
+            weighted.fid,
+            package="torch-fidelity",
+            of_sets=True,
         ),
         _of_text("clip_score", "CLIPScore", 2, "transformers", weighted.clip_score, "transformers"),
         _of_text(

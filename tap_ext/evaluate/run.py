@@ -107,9 +107,12 @@ class Job:
         line = store.lines.get(key(self.settings(way, sample)))
         if line is None or (self.pictures and not _kept(store, line)):
             return None
-        wanted = [m.name for m in self.metrics if m.by_prompt or way.method != UNTOUCHED]
-        wanted = [name for name in wanted if not METRICS[name].of_sets]
-        return line if all(name in line for name in wanted) else None
+        return line if all(metric.name in line for metric in self.measured(way)) else None
+
+    def measured(self, way: Way) -> list[Metric]:
+        """The metrics of each picture; the reference is compared with prompts only."""
+        each = [metric for metric in self.metrics if not metric.of_sets]
+        return [metric for metric in each if metric.by_prompt or way.method != UNTOUCHED]
 
 
 def evaluate(job: Job, store: Store, advance: Callable[[int], object] = lambda count: None) -> Job:
@@ -240,8 +243,7 @@ class _Runner:
         prompts = [sample.prompt for sample in chunk]
         values = {
             metric.name: measure(metric, made.outputs, reference.outputs, prompts)
-            for metric in self.job.metrics
-            if not metric.of_sets and (metric.by_prompt or way.method != UNTOUCHED)
+            for metric in self.job.measured(way)
         }
         lines = []
         for i, sample in enumerate(chunk):

@@ -40,7 +40,7 @@ __all__ = [
     "install",
     "is_pipeline",
     "leave_pipeline",
-    "sharers",
+    "tell_sharers",
     "transformers_of",
     "uninstall",
     "unnamed_transformers_of",
@@ -270,7 +270,7 @@ class PipelineClock:
             values = [float(level) for level in _listed(levels)[begin : begin + count + 1]]
             if not all(0 <= level < math.inf for level in values):
                 return None
-            mixed = all(level <= 1 for level in values)  # else signal is not scaled down
+            mixed = _mixed(values)
             known = [math.atan2(level, 1 - level if mixed else 1.0) for level in values]
         else:
             return None
@@ -284,8 +284,7 @@ class PipelineClock:
         if getattr(scheduler, "alphas_cumprod", None) is not None:
             return _PREDICTIONS.get(getattr(scheduler, "config", {}).get("prediction_type"))
         levels = getattr(scheduler, "sigmas", None)
-        mixed = levels is not None and all(0 <= level <= 1 for level in _listed(levels))
-        return "flow" if mixed else None
+        return "flow" if levels is not None and _mixed(_listed(levels)) else None
 
     def refusal(self) -> str | None:
         """Schedulers that evaluate the model more than once per step have no step to skip."""
@@ -311,6 +310,11 @@ def _is_flow(scheduler: Any) -> bool:
     """Whether a scheduler that can do both follows a rectified flow."""
     config = getattr(scheduler, "config", {})
     return bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
+
+
+def _mixed(levels: list[float]) -> bool:
+    """Whether these are shares of the noise, as in a flow; else the signal is not scaled down."""
+    return all(0 <= level <= 1 for level in levels)
 
 
 def _listed(values: Any) -> list[Any]:
@@ -466,11 +470,15 @@ def enter_pipeline(pipeline: Any) -> None:
         pipeline.__class__ = _accelerated(cls)
 
 
-def sharers(pipeline: Any) -> list[Any]:
-    """Other accelerated pipelines over the same accelerated transformers."""
+def tell_sharers(pipeline: Any) -> None:
+    """Warn whose configuration changes with this one's: a transformer has one, whoever calls it."""
     own = {id(model) for model in transformers_of(pipeline) if find_engine(model) is not None}
-    entered = [(other, models) for other, models in list(_entered.items()) if other is not pipeline]
-    return [other for other, models in entered if own & set(map(id, models))]
+    for other, models in list(_entered.items()):
+        if other is not pipeline and own & set(map(id, models)):
+            _warn(
+                f"{type(other).__name__} shares a transformer with the {type(pipeline).__name__} "
+                "that was accelerated now, and follows its configuration from the next run on"
+            )
 
 
 def leave_pipeline(pipeline: Any) -> None:
