@@ -84,6 +84,7 @@ def _enter(target: T, chosen: Config, spec: BackboneSpec | None) -> T:
                 fresh.append(model)
                 host.install(model, make)
                 _logger.info("%s is accelerated: %r", type(model).__name__, chosen)
+        host.compile_blocks_instead(target)
     except BaseException:  # an interrupt, too, leaves all of a pipeline's models or none
         for model in fresh:
             host.uninstall(model)

@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
+from tap_ext.compilation import Compilation
 from tap_ext.config import Config
 from tap_ext.correction import Sampling
 from tap_ext.plan import Listed, Plan
@@ -36,6 +37,11 @@ _logger = logging.getLogger("tap_ext")
 MAX_VERDICTS = 1024
 """Self-checks remembered; arguments that are new objects at every call must not fill memory."""
 
+
+_IN_PIECES = (
+    "an accelerated transformer cannot be one graph: tap_ext decides at every call what runs. "
+    "tap_ext.accelerate(model, compile=True) or compile_repeated_blocks() compile its blocks"
+)
 
 _ASKED = Plan(schedule=Listed((0,)))
 """Of every stream but the first, which decides for all: full when asked to be."""
@@ -81,7 +87,7 @@ class Engine:
         self._unknown: str | None = None
         self._branches = Branches()
         self._steps = Steps(config)
-        self._compiled: list[nn.Module] = []
+        self._compilation = Compilation()
         self._compile()
         self._verdicts: dict[Any, str | None] = {}
         self.fallbacks: Counter[str] = Counter()
@@ -120,20 +126,15 @@ class Engine:
             self._compile()
 
     def _compile(self) -> None:
-        """Compile the main blocks, as far as they are known and nobody has, or undo that."""
-        if not self.config.compile:
-            self._release()
-        elif self._views is not None:
-            fresh = [b for b in self._views.blocks() if b._compiled_call_impl is None]
-            for block in fresh:
-                block.compile()
-            self._compiled += fresh
+        """Compile the main blocks, as far as they are known and it is wanted, or undo that."""
+        blocks = [] if self._views is None else list(self._views.blocks())
+        self._compilation.apply(blocks, asked=self.config.compile)
 
-    def _release(self) -> None:
-        """Undo the compilation of what was compiled here."""
-        for block in self._compiled:
-            block._compiled_call_impl = None
-        self._compiled.clear()
+    def compile_instead(self, module: nn.Module) -> None:
+        """Compile the blocks where ``module``, the model or a wrapper of it, is compiled whole."""
+        if self._compilation.set_aside(module):
+            _logger.info("%s was compiled whole; its blocks are instead", self._title)
+            self._compile()
 
     def stands_for(self, model: nn.Module) -> bool:
         """Whether this engine was built for ``model``."""
@@ -142,12 +143,14 @@ class Engine:
     def retire(self) -> None:
         """Switch off for good and let go of all memory."""
         self.enabled = False
-        self._release()
+        self._compilation.release()
         self._branches.clear()
         self._journal = Journal()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward."""
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=_IN_PIECES)
         model = self._living
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         run = current_run()
@@ -475,6 +478,7 @@ class Engine:
             replayed=self._steps.replayed,
             uncaptured=dict(self._steps.uncaptured),
             corrected=self.corrected if self.config.corrector else None,
+            compiled_instead=self._compilation.instead,
             trace=tuple(self._journal.trace),
         )
 

@@ -111,6 +111,7 @@ class ModelStats:
         replayed: steps that were replays of these.
         uncaptured: steps that were to be captured and ran eagerly, by reason.
         corrected: full steps that made up for skip steps before them; None: not asked for.
+        compiled_instead: whether its blocks are compiled because the user had compiled the whole.
         trace: the choices of the last run, where ``Config.trace`` is set.
     """
 
@@ -126,6 +127,7 @@ class ModelStats:
     replayed: int
     uncaptured: dict[str, int]
     corrected: int | None = None
+    compiled_instead: bool = False
     trace: tuple[Choice, ...] = field(default=(), repr=False)
 
 
@@ -199,6 +201,8 @@ def explain(stats: Stats) -> str:
                 "  no full step was corrected: nobody told the noise levels and what the model "
                 "predicts, as a pipeline's scheduler does"
             )
+        if model.compiled_instead:
+            lines.append("  it was compiled as a whole; its blocks are compiled instead")
         if not model.runs and not model.fallbacks:
             lines.append("  not called yet")
         lines.append(f"  histories hold {model.nbytes / 1e6:.1f} MB")

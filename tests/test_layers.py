@@ -26,7 +26,7 @@ LAYERS = (
     ("config",),
     ("peers",),
     ("buffers", "placement"),
-    ("plan", "predictors", "ops", "modulation", "correction"),
+    ("plan", "predictors", "ops", "modulation", "correction", "compilation"),
     ("reference", "_library", "_checks", "_arguments", "uploads", "files", "locks", "_version"),
 )
 """Top to bottom; a module may import its own layer and those below."""

@@ -98,14 +98,24 @@ _there = functools.partial(operator.is_not, None)
 
 
 def hooked(modules: Iterable[nn.Module]) -> str | None:
-    """Why these modules do more at a call than their forwards: hooks run on the host.
+    """Why these modules do more at a call than a recording could hold; None: they do not.
 
-    Hooks move weights (offloading), cast them, or belong to the user; a replay calls none.
+    Hooks run on the host: they move weights (offloading), cast them, or belong to the user; a
+    replay calls none. What captures its own graphs cannot be captured in another.
     """
     for module in modules:
         if _calls_more(module.__dict__):
             return f"{type(module).__name__} has hooks, which a replay would not call"
+        if _records_itself(module):
+            return f"{type(module).__name__} is compiled into CUDA graphs of its own"
     return None
+
+
+def _records_itself(module: nn.Module) -> bool:
+    """Whether inductor was asked to capture it, as with ``mode="reduce-overhead"``."""
+    compiled = module.__dict__.get("_compiled_call_impl")
+    config = getattr(compiled, "get_compiler_config", lambda: None)()
+    return isinstance(config, dict) and bool(config.get("triton.cudagraphs"))
 
 
 def _calls_more(own: dict[str, Any]) -> bool:

@@ -33,6 +33,7 @@ from tap_ext.runtime import Moment, Run, run
 
 __all__ = [
     "PipelineClock",
+    "compile_blocks_instead",
     "engines_of",
     "enter_pipeline",
     "find_engine",
@@ -65,9 +66,23 @@ def is_pipeline(target: Any) -> bool:
 
 def transformers_of(target: Any) -> list[nn.Module]:
     """The modules of a pipeline, or the module itself, unwrapped; each once."""
-    parts = target.components.values() if is_pipeline(target) else (target,)
-    modules = {id(part): unwrap(part) for part in parts if isinstance(part, nn.Module)}
+    modules = {id(part): unwrap(part) for part in _modules_of(target)}
     return list(modules.values())
+
+
+def _modules_of(target: Any) -> list[nn.Module]:
+    parts = target.components.values() if is_pipeline(target) else (target,)
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def compile_blocks_instead(target: Any) -> None:
+    """Compile the blocks of what is accelerated in a target and was compiled as a whole."""
+    for part in _modules_of(target):
+        inner = unwrap(part)
+        engine = find_engine(inner)
+        if engine is not None:
+            engine.compile_instead(part)
+            engine.compile_instead(inner)
 
 
 def unnamed_transformers_of(target: Any) -> list[nn.Module]:
@@ -329,6 +344,7 @@ def _accelerated(cls: Any) -> Any:
     @functools.wraps(cls.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         _tell_if_bypassed(self)
+        compile_blocks_instead(self)
         args, kwargs = _with_fewer_steps(self, cls, args, kwargs)
         with _alone(self), run(PipelineClock(self), cls.__name__) as opened:
             output = cls.__call__(self, *args, **kwargs)

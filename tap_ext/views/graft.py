@@ -41,7 +41,8 @@ def graft(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
         children[name] = graft(child, deeper)
     copy = object.__new__(type(model))
     copy.__dict__.update(model.__dict__)
-    copy.__dict__.pop("forward", None)
+    for own in ("forward", "_compiled_call_impl"):  # would lead back to the original
+        copy.__dict__.pop(own, None)
     copy.__dict__["_modules"] = children
     return copy
 

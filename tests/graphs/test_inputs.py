@@ -157,6 +157,19 @@ def test_hooks_are_named() -> None:
     assert "Linear has hooks" in str(hooked(layer.modules()))
 
 
+@pytest.mark.parametrize("how", [{"mode": "reduce-overhead"}, {"mode": "max-autotune"}])
+def test_what_captures_itself_is_not_captured_again(how: dict[str, Any]) -> None:
+    layer = nn.Sequential(nn.Linear(2, 2))
+    layer[0].compile()
+    assert hooked(layer.modules()) is None
+    before = Parts(layer.modules).fingerprint()
+    layer.compile(**how)
+    assert Parts(layer.modules).fingerprint() != before
+    assert "Sequential is compiled into CUDA graphs" in str(hooked(layer.modules()))
+    layer.compile(backend="eager")
+    assert hooked(layer.modules()) is None
+
+
 def test_too_many_kinds_are_told_of() -> None:
     told: list[str] = []
     graphs = Graphs(Recorder(), told.append)
