@@ -23,9 +23,10 @@ from tap_ext.backbones import BackboneSpec
 from tap_ext.compilation import Compilation
 from tap_ext.config import Config
 from tap_ext.correction import Sampling
+from tap_ext.given import Given, Pattern
 from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
-from tap_ext.runtime import Branch, Branches, Journal, Run, current_run, held, signature
+from tap_ext.runtime import Branch, Branches, Journal, Run, current_run
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
 from tap_ext.steps import Hindsight, OtherTokens, Steps
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
@@ -152,43 +153,65 @@ class Engine:
         if torch.compiler.is_dynamo_compiling():
             torch._dynamo.graph_break(msg=_IN_PIECES)
         model = self._living
-        arguments = dict(zip(self._names, args, strict=False)) | kwargs
         run = current_run()
         reason = self._refusal(model, run) or self._ignorance(model, args, kwargs)
-        reason = reason or _misfit(model, self._known, arguments)
         if reason is not None:
             return self._untouched(reason, args, kwargs)
-        key = signature({k: v for k, v in arguments.items() if k != self._known.timestep})
-        if (reason := self._verdicts.get(key)) is not None:
+        arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        pattern = self._known_pattern(run, args, arguments)
+        reason = _misfit(self._known, arguments) if pattern is None else None
+        reason = reason or _unreadable(model, self._known, arguments)
+        if reason is not None:
+            return self._untouched(reason, args, kwargs)
+        if pattern is None:
+            known = self._known
+            pattern = Pattern(args, arguments, known.latents, known.timestep, known.conditioning)
+        given = Given(args, kwargs, arguments, pattern)
+        if (reason := self._verdicts.get(given.signature)) is not None:
             return self._untouched(reason, args, kwargs)
         try:
-            branch = self._enter(run, key, arguments)
-            if self._entered.stale(model):
-                self._views = Views(model, self._known)
-                self._compile()
-                self._verdicts.clear()
-            due = self._begin_step(branch)
-            try:
-                if due is Step.SKIP:
-                    return self._skip_step(run, branch, args, kwargs)
-            except OtherTokens:
-                branch = self._begin_again(run, branch)
-            except FullStepWanted:
-                for state in branch.states.values():
-                    state.begin(state.step, state.position, full=True)
-            hindsight = self._look_back(branch, key, args, kwargs)
-            output = self._full_step(run, branch, key, arguments, args, kwargs)
-            if hindsight is None:
-                return output
-            self.corrected += 1
-            return hindsight.correct(output)
+            return self._step(model, run, given)
         except AdapterError as error:
             self._branches.drop(run)
-            self._verdicts[key] = str(error)
+            self._verdicts[given.signature] = str(error)
             return self._untouched(str(error), args, kwargs)
         except BaseException:
             self._branches.drop(run)
             raise
+
+    def _known_pattern(
+        self, run: Run, args: tuple[Any, ...], arguments: dict[str, Any]
+    ) -> Pattern | None:
+        """The pattern of a call that is like an earlier one of this run; None: it is new."""
+        patterns = (branch.pattern for branch in self._branches.of(run))
+        return next((pattern for pattern in patterns if pattern.fits(args, arguments)), None)
+
+    def _step(self, model: nn.Module, run: Run, given: Given) -> Any:
+        """One step of one branch.
+
+        Raises:
+            AdapterError: the model is not what the spec says.
+        """
+        branch = self._enter(run, given)
+        if self._entered.stale(model):
+            self._views = Views(model, self._known)
+            self._compile()
+            self._verdicts.clear()
+        due = self._begin_step(branch)
+        try:
+            if due is Step.SKIP:
+                return self._skip_step(run, branch, given)
+        except OtherTokens:
+            branch = self._begin_again(run, branch)
+        except FullStepWanted:
+            for state in branch.states.values():
+                state.begin(state.step, state.position, full=True)
+        hindsight = self._look_back(branch, given)
+        output = self._full_step(run, branch, given)
+        if hindsight is None:
+            return output
+        self.corrected += 1
+        return hindsight.correct(output)
 
     def _refusal(self, model: nn.Module, run: Run) -> str | None:
         """Why no call can be accelerated now; None: it can."""
@@ -239,19 +262,19 @@ class Engine:
             _logger.warning("running %s untouched: %s", self._title, reason)
             warnings.warn(f"tap_ext: running {self._title} untouched: {reason}", stacklevel=5)
 
-    def _enter(self, run: Run, key: Any, arguments: dict[str, Any]) -> Branch:
+    def _enter(self, run: Run, given: Given) -> Branch:
         """The branch of this call, a new one where none continues."""
         clock = run.clock
         moment = None if clock is None else clock.now()
-        timestep = self._read_timestep(arguments[self._known.timestep], needed=moment is None)
-        conditioning = held([arguments.get(name) for name in self._known.conditioning])
-        branch = self._branches.find(run, conditioning, moment, timestep)
+        timestep = self._read_timestep(given.arguments[self._known.timestep], needed=moment is None)
+        branch = self._branches.find(run, given.pattern.conditioning, moment, timestep)
         journal = branch.journal if branch is not None else None
-        if branch is not None and branch.signature != key:
+        if branch is not None and branch.pattern.signature != given.signature:
             self._branches.retire(run, branch)
             branch = None
         if branch is None:
-            branch = self._begin_branch(run, key, conditioning, journal)
+            branch = self._begin_branch(run, given.pattern, given.pattern.conditioning, journal)
+        branch.pattern = given.pattern
         branch.advance(moment, timestep)
         if run.exact:  # one without an end must not grow
             run.steps.add((moment, timestep))
@@ -260,7 +283,7 @@ class Engine:
         return branch
 
     def _begin_branch(
-        self, run: Run, key: Any, conditioning: Any, journal: Journal | None
+        self, run: Run, pattern: Pattern, conditioning: Any, journal: Journal | None
     ) -> Branch:
         others = self._branches.of(run)
         if journal is None and others:
@@ -276,8 +299,8 @@ class Engine:
         plan = self.config.plan(steps, angles, done)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
-        slot = self._branches.slot(key)
-        branch = Branch(name, key, conditioning, slot, journal, trend=trend)
+        slot = self._branches.slot(pattern.signature)
+        branch = Branch(name, pattern, conditioning, slot, journal, trend=trend)
         prediction = clock.prediction() if clock is not None and self.config.corrector else None
         if angles is not None and prediction is not None:
             branch.sampling = Sampling(angles[done:], prediction)
@@ -287,7 +310,7 @@ class Engine:
     def _begin_again(self, run: Run, branch: Branch) -> Branch:
         """A new branch in place of one whose history does not fit any more; its step is full."""
         self._branches.retire(run, branch)
-        again = self._begin_branch(run, branch.signature, branch.conditioning, branch.journal)
+        again = self._begin_branch(run, branch.pattern, branch.conditioning, branch.journal)
         again.advance(branch.moment, branch.timestep)
         self._branches.use(run, again)
         self._begin_step(again)
@@ -335,8 +358,8 @@ class Engine:
             return float(timestep)
         free = timestep.device.type == "cpu"
         if free or needed or self.config.position == "sigma":
-            if not timestep.numel():
-                return None
+            if timestep.numel() <= 1:
+                return float(timestep) if timestep.numel() else None
             # Tokens that are given stand still at the time of clean data while others move, in
             # video perhaps one after the other; where they are the latest of all, look at others.
             return float(timestep.min() if self._known.rising else timestep.float().mean())
@@ -351,58 +374,41 @@ class Engine:
             state.begin(first.step, position, full=due is Step.FULL)
         return due
 
-    def _is_settled(self, branch: Branch, key: Any) -> bool:
+    def _is_settled(self, branch: Branch, given: Given) -> bool:
         """Whether a full step of this branch can find out nothing new."""
-        checked = key in self._verdicts or not self.config.self_check
+        checked = given.signature in self._verdicts or not self.config.self_check
         return checked and bool(branch.takes)
 
-    def _look_back(
-        self, branch: Branch, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Hindsight | None:
-        if branch.sampling is None or not self._is_settled(branch, key):
+    def _look_back(self, branch: Branch, given: Given) -> Hindsight | None:
+        if branch.sampling is None or not self._is_settled(branch, given):
             return None
         try:
-            return self._steps.look_back(self._entered, branch, args, kwargs)
+            return self._steps.look_back(self._entered, branch, given)
         except OtherTokens:
             return None  # the full step finds out by itself
 
-    def _full_step(
-        self,
-        run: Run,
-        branch: Branch,
-        key: Any,
-        arguments: dict[str, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        if self._steps.asked(Step.FULL) and self._is_settled(branch, key):
+    def _full_step(self, run: Run, branch: Branch, given: Given) -> Any:
+        if self._steps.asked(Step.FULL) and self._is_settled(branch, given):
             try:
-                output = self._steps.full(self._entered, branch, args, kwargs)
+                output = self._steps.full(self._entered, branch, given)
             except OtherTokens:
                 branch = self._begin_again(run, branch)
             else:
                 run.full += 1
                 self.full += 1
                 return output
-        return self._eager_full_step(run, branch, key, arguments, args, kwargs)
+        return self._eager_full_step(run, branch, given)
 
-    def _eager_full_step(
-        self,
-        run: Run,
-        branch: Branch,
-        key: Any,
-        arguments: dict[str, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
+    def _eager_full_step(self, run: Run, branch: Branch, given: Given) -> Any:
         call = Call.full(self._known, branch.takes, want_probe=self.config.probe == "modulated")
-        output = run_view(self._entered.full, call, args, kwargs)
+        output = run_view(self._entered.full, call, given.args, given.kwargs)
         if not call.passages[0].used:  # a call that only fills a cache of keys and values, say
             self._tell("the first block or the head was not called", warn=not self.full)
             return output
-        if (key not in self._verdicts and self.config.self_check) or not call.located:
-            self._check(key, call, output, arguments, args, kwargs)
-        if self._verdicts.get(key) is None and call.located:
+        known = given.signature in self._verdicts
+        if (not known and self.config.self_check) or not call.located:
+            self._check(given, call, output)
+        if self._verdicts.get(given.signature) is None and call.located:
             self._record(branch, call)
         self.full += 1
         run.full += 1
@@ -421,32 +427,23 @@ class Engine:
             hidden, probe = passage.taken(passage.hidden), passage.taken(passage.probe)
             branch.states[stream].record(hidden, passage.output, probe)
 
-    def _skip_step(
-        self, run: Run, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        output = self._steps.skip(self._entered, branch, args, kwargs)
+    def _skip_step(self, run: Run, branch: Branch, given: Given) -> Any:
+        output = self._steps.skip(self._entered, branch, given)
         run.skips += 1
         self.skipped += 1
         return output
 
-    def _check(
-        self,
-        key: Any,
-        call: Call,
-        output: Any,
-        arguments: dict[str, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _check(self, given: Given, call: Call, output: Any) -> None:
         """Find out, once per signature, whether skip steps would be right."""
         if not all(torch.isfinite(tensor).all() for tensor in tensors(output)):
             return  # nothing can be compared; ask again at the next full step
-        given = any(arguments.get(name) is not None for name in self._known.between)
-        between = given or self._known.adds
-        wrong = verify(self._entered, call, output, args, kwargs, between=between)
+        inside = any(given.arguments.get(name) is not None for name in self._known.between)
+        between = inside or self._known.adds
+        wrong = verify(self._entered, call, output, given.args, given.kwargs, between=between)
         if len(self._verdicts) >= MAX_VERDICTS:
             self._verdicts.clear()
-        self._verdicts[key] = None if wrong is None else f"the self-check failed: {wrong}"
+        verdict = None if wrong is None else f"the self-check failed: {wrong}"
+        self._verdicts[given.signature] = verdict
 
     @property
     def _living(self) -> nn.Module:
@@ -498,8 +495,8 @@ def _note(
     branch.journal.trace.append(report.Choice(name, step, index.clone(), table, distance))
 
 
-def _misfit(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
-    """Why a call with these arguments cannot be accelerated; None: it can."""
+def _misfit(spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
+    """Why calls with arguments like these cannot be accelerated; None: they can."""
     latents = tensors(arguments.get(spec.latents))
     if not latents:
         return f"{spec.latents} is no tensor"
@@ -507,10 +504,16 @@ def _misfit(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> 
         return f"{spec.timestep} is no tensor"
     if latents[0].dtype not in DTYPES:
         return f"{spec.latents} is {latents[0].dtype}; a history holds {DTYPES}"
-    if _holds_nothing(latents[0]):
+    return None
+
+
+def _unreadable(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
+    """Why this call of arguments that fit cannot be accelerated all the same; None: it can."""
+    latents = tensors(arguments[spec.latents])[0]
+    if _holds_nothing(latents):
         return "values cannot be read in a call that is traced, exported, transformed or on meta"
     if torch.is_grad_enabled() and (
-        latents[0].requires_grad or any(p.requires_grad for p in model.parameters())
+        latents.requires_grad or any(p.requires_grad for p in model.parameters())
     ):
         return "gradients are enabled; run under torch.no_grad() or torch.inference_mode()"
     return None

@@ -17,17 +17,16 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from tap_ext.correction import Prediction, Sampling
+from tap_ext.given import Pattern
 from tap_ext.graphs import Graphs
+from tap_ext.held import same, same_or_copy
 from tap_ext.locks import Lock
 from tap_ext.report import Choice, RunRecord
 from tap_ext.state import Log, State
@@ -42,10 +41,8 @@ __all__ = [
     "Slot",
     "current_run",
     "enter",
-    "held",
     "on_run",
     "run",
-    "signature",
 ]
 
 _logger = logging.getLogger("tap_ext")
@@ -290,7 +287,7 @@ class Branch:
 
     Attributes:
         name: for reports: ``0``, ``1``, ... in the order of first appearance.
-        signature: shapes, dtypes, devices and plain values of the call's arguments.
+        pattern: of its last call's arguments; it was found by what these have in common.
         conditioning: what it is known by, as ``held`` gives it.
         slot: where its histories and graphs lie.
         journal: what its run did.
@@ -304,7 +301,7 @@ class Branch:
     """
 
     name: str
-    signature: tuple[Any, ...]
+    pattern: Pattern
     conditioning: Any
     slot: Slot
     journal: Journal
@@ -356,9 +353,9 @@ class Branches:
         or turned back since, says that the denoising began anew: then all branches are retired.
         """
         branches = self.of(run)
-        known = [b for b in branches if _alike(b.conditioning, conditioning, Held.is_same)]
+        known = [b for b in branches if same(b.conditioning, conditioning)]
         if not known:  # offloading may copy the conditioning anew for every call
-            known = [b for b in branches if _alike(b.conditioning, conditioning, _same_or_copy)]
+            known = [b for b in branches if same_or_copy(b.conditioning, conditioning)]
         waiting = known
         if run.exact:
             waiting = [b for b in known if (b.moment, b.timestep) != (moment, timestep)]
@@ -396,7 +393,7 @@ class Branches:
         for state in branch.states.values():
             state.reset()
         with self._lock:
-            self._spare.append((branch.signature, branch.slot))
+            self._spare.append((branch.pattern.signature, branch.slot))
             del self._spare[:-MAX_BRANCHES]
 
     def finish(self, run: Run) -> None:
@@ -439,73 +436,3 @@ def _sign(before: float | None, now: float | None) -> int | None:
     if before is None or now is None or now == before:
         return None
     return 1 if now > before else -1
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """A conditioning tensor as it was: holding it keeps its memory from being used again."""
-
-    tensor: Tensor
-    version: int | None
-
-    def is_same(self, other: Held) -> bool:
-        """Whether both are the same memory, laid out alike and not edited in between."""
-        left, right = self.tensor, other.tensor
-        if left is right:
-            return self.version == other.version
-        return (
-            self.version == other.version
-            and left.data_ptr() == right.data_ptr()
-            and left.stride() == right.stride()
-            and signature(left) == signature(right)
-        )
-
-    def is_copy(self, other: Held) -> bool:
-        """Whether both hold the same values in different memory. Reads the device."""
-        left, right = self.tensor, other.tensor
-        return (
-            self.version == _version(left)
-            and left.data_ptr() != right.data_ptr()
-            and signature(left) == signature(right)
-            and torch.equal(left, right)
-        )
-
-
-def held(value: Any) -> Any:
-    """Conditioning in a form to keep and compare: every tensor ``Held``."""
-    if isinstance(value, Mapping):
-        return tuple((key, held(value[key])) for key in sorted(value, key=str))
-    if isinstance(value, (list, tuple)):
-        return tuple(held(item) for item in value)
-    return Held(value, _version(value)) if isinstance(value, Tensor) else value
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def _alike(left: Any, right: Any, compare: Callable[[Held, Held], bool]) -> bool:
-    """Whether two held values agree in structure, in plain values and, by ``compare``, tensors."""
-    if isinstance(left, tuple) and isinstance(right, tuple):
-        pairs = zip(left, right, strict=False)
-        return len(left) == len(right) and all(_alike(a, b, compare) for a, b in pairs)
-    if isinstance(left, Held) and isinstance(right, Held):
-        return compare(left, right)
-    return type(left) is type(right) and bool(left == right)
-
-
-def _same_or_copy(left: Held, right: Held) -> bool:
-    return left.is_same(right) or left.is_copy(right)
-
-
-def signature(value: Any) -> Any:
-    """What must not change within a run: tensors by shape, dtype and device, the rest by value."""
-    if isinstance(value, Tensor):
-        return (tuple(value.shape), value.dtype, value.device)
-    if isinstance(value, Mapping):
-        return tuple((key, signature(value[key])) for key in sorted(value, key=str))
-    if isinstance(value, (list, tuple)):
-        return tuple(signature(item) for item in value)
-    if value is None or isinstance(value, (bool, int, float, str, torch.dtype, torch.device)):
-        return value
-    return id(value)

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from tap_ext.buffers import alike
 from tap_ext.config import Config
+from tap_ext.given import Given
 from tap_ext.graphs import (
     Graphs,
     Uncapturable,
-    flatten,
     hooked,
     join,
-    layout,
     recorder_for,
 )
 from tap_ext.modulation import Modulation
@@ -35,6 +34,9 @@ __all__ = ["OtherTokens", "Steps"]
 
 Function = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, list[Any]]], Any]
 """A step as a function of the call's arguments and of what idle modules gave."""
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 class OtherTokens(Exception):
@@ -101,9 +103,7 @@ class Steps:
         self.captured = 0
         self.replayed = 0
 
-    def skip(
-        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def skip(self, views: Views, branch: Branch, given: Given) -> Any:
         """Run what stands around the blocks, with a forecast between.
 
         Raises:
@@ -113,14 +113,12 @@ class Steps:
         for state in branch.states.values():
             if state.due is Step.SKIP:
                 state.aim()
-        output, used = self._forecast(views, branch, args, kwargs)
+        output, used = self._forecast(views, branch, given)
         for stream in used:
             branch.states[stream].conclude()
         return output
 
-    def look_back(
-        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Hindsight | None:
+    def look_back(self, views: Views, branch: Branch, given: Given) -> Hindsight | None:
         """What a full step that is due would have been as a skip step, where that is of use.
 
         Raises:
@@ -129,14 +127,12 @@ class Steps:
         gains = [state.correction() for state in branch.states.values()]
         if not gains or not gains[0]:  # the first decides for all, as it does on the steps
             return None
-        output, used = self._forecast(views, branch, args, kwargs)
+        output, used = self._forecast(views, branch, given)
         if 0 not in used:  # a call that only fills a cache of keys and values, say
             return None
         return Hindsight(gains[0], output, len(views.spec.streams))
 
-    def _forecast(
-        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, tuple[int, ...]]:
+    def _forecast(self, views: Views, branch: Branch, given: Given) -> tuple[Any, tuple[int, ...]]:
         """What the skip view returns, and which streams were there."""
         unwritten = not branch.states[0].decides_from_data  # who compares probes needs them
 
@@ -155,12 +151,10 @@ class Steps:
             )
             return run_view(views.skip, call, args, kwargs), tuple(used)
 
-        made: tuple[Any, tuple[int, ...]] = self._run(Step.SKIP, step, views, branch, args, kwargs)
+        made: tuple[Any, tuple[int, ...]] = self._run(Step.SKIP, step, views, branch, given)
         return made
 
-    def full(
-        self, views: Views, branch: Branch, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def full(self, views: Views, branch: Branch, given: Given) -> Any:
         """Run the whole model and add to a history that is known to fit.
 
         Raises:
@@ -183,7 +177,7 @@ class Steps:
                     state.update(hidden, passage.output, probe)
             return output, dict(call.idle)
 
-        output, branch.idle = self._run(Step.FULL, step, views, branch, args, kwargs)
+        output, branch.idle = self._run(Step.FULL, step, views, branch, given)
         for state in branch.states.values():
             state.conclude()
         return output
@@ -213,10 +207,9 @@ class Steps:
         step: Function,
         views: Views,
         branch: Branch,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        given: Given,
     ) -> Any:
-        plain = functools.partial(step, args, kwargs, branch.idle)
+        plain = functools.partial(step, given.args, given.kwargs, branch.idle)
         device = branch.states[0].device
         if device is None or not self.asked(kind):
             return plain()
@@ -224,17 +217,17 @@ class Steps:
         if graphs is None:
             return plain()
         try:
-            idle = dict(branch.idle) if kind is Step.SKIP else {}
-            given, rest = flatten((args, kwargs, idle), device, "a call of the model")
+            idle = branch.idle if kind is Step.SKIP else _NOTHING
+            inputs, rest, form = given.flatten(kind, idle, device)
         except Uncapturable as error:
             self._tell(str(error))
             return plain()
 
-        def function(given: Sequence[Tensor]) -> Any:
-            return step(*join(given, rest))
+        def function(inputs: Sequence[Tensor]) -> Any:
+            return step(*join(inputs, rest))
 
         before = graphs.captured, graphs.replayed
-        output = graphs.call((kind, rest, layout(given)), function, given)
+        output = graphs.call((kind, rest, form), function, inputs)
         self.captured += graphs.captured - before[0]
         self.replayed += graphs.replayed - before[1]
         return output

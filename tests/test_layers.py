@@ -22,11 +22,12 @@ LAYERS = (
     ("views", "runtime"),
     ("report",),
     ("backbones",),
+    ("given",),
     ("state", "batch", "history", "graphs"),
     ("config",),
     ("peers",),
     ("buffers", "placement"),
-    ("plan", "predictors", "ops", "modulation", "correction", "compilation"),
+    ("plan", "predictors", "ops", "modulation", "correction", "compilation", "held"),
     ("reference", "_library", "_checks", "_arguments", "uploads", "files", "locks", "_version"),
 )
 """Top to bottom; a module may import its own layer and those below."""

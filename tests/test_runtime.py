@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import tap_ext
 from tap_ext import Config
 from tap_ext.backbones import SPECS
+from tap_ext.held import held, signature
 from tap_ext.integrations.diffusers import engines_of
 from tap_ext.plan import Measured
-from tap_ext.runtime import Branches, Run, current_run, held, run, signature
+from tap_ext.runtime import Branches, Run, current_run, run
 from tests import tiny
 
 FLUX = tiny.MODELS[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -46,6 +47,13 @@ class _Graph:
         return pytree.tree_unflatten(leaves, self._tree)
 
 
+class _Mark(enum.Enum):
+    """A function that is not recorded."""
+
+    CALLED = 1  # once, as it is; to be recorded at the next call
+    FAILED = 2
+
+
 class Graphs:
     """Recorded functions by key; each is called once as it is before it is recorded.
 
@@ -60,8 +68,7 @@ class Graphs:
         """Nothing recorded. ``tell`` is told, in words, why a function could not be."""
         self._recorder = recorder
         self._tell = tell
-        self._graphs: dict[Hashable, _Graph | None] = {}
-        self._failed: set[Hashable] = set()
+        self._graphs: dict[Hashable, _Graph | _Mark] = {}
         self._premises: dict[Hashable, Hashable] = {}
         self.captured = 0
         self.replayed = 0
@@ -76,7 +83,6 @@ class Graphs:
             if premise == self._premises[kind]:
                 return False
             self._graphs.clear()
-            self._failed.clear()
         self._premises[kind] = premise
         return True
 
@@ -96,22 +102,23 @@ class Graphs:
         Raises:
             Exception: the function's own, from a call that was no recording.
         """
-        if key in self._failed:
+        graph = self._graphs.get(key)
+        if graph is _Mark.FAILED:
             return function(given)
-        if key not in self._graphs:
+        if graph is None:
             if len(self._graphs) >= MAX_GRAPHS:
                 self._tell(
                     f"more than {MAX_GRAPHS} kinds of step in a run, as where the timestep is a "
                     "number and no tensor"
                 )
                 self._graphs.clear()
-            self._graphs[key] = None
+            self._graphs[key] = _Mark.CALLED
             return function(given)
-        graph = self._graphs[key]
-        if graph is None:
-            graph = self._record(key, function, given)
-            if graph is None:
+        if graph is _Mark.CALLED:
+            made = self._record(key, function, given)
+            if made is None:
                 return function(given)
+            graph = made
         self.replayed += 1
         return graph(given)
 
@@ -126,7 +133,7 @@ class Graphs:
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 self._graphs.clear()  # what is recorded holds memory that the step may need
-            self._failed.add(key)
+            self._graphs[key] = _Mark.FAILED
             self._tell(_in_words(error))
             return None
         self._graphs[key] = graph

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -58,6 +59,7 @@ class Views:
             everything: Parts(functools.partial(self._parts, everything))
             for everything in (False, True)
         }
+        self._copied = self._read_copied(model)
         self._fingerprint = self._read_fingerprint(model)
 
     @staticmethod
@@ -128,13 +130,19 @@ class Views:
         return self._fingerprint != self._read_fingerprint(model)
 
     def _read_fingerprint(self, model: nn.Module) -> tuple[Any, ...]:
-        found = [model.training, *map(id, model._modules.values())]
+        inner = [module._modules.values() for module in self._copied]
+        children = chain(model._modules.values(), *inner)
+        return (model.training, *map(id, children))
+
+    def _read_copied(self, model: nn.Module) -> list[nn.Module]:
+        """The modules that a view has copies of, without the model, which is not kept alive."""
+        found: list[nn.Module] = []
         for entry in (*self.spec.blocks, *self.spec.bypassed):
             module: nn.Module | None = model
             for name in entry.path.split("."):
                 module = None if module is None else module._modules.get(name)
-            found += () if module is None else map(id, module._modules.values())
-        return tuple(found)
+                found += [] if module is None else [module]
+        return found
 
 
 def _lacks(model: nn.Module, path: str) -> bool:
