@@ -13,6 +13,7 @@ import tap_ext
 from bench import gpu, report
 from bench.denoiser import MODELS, Denoiser
 from bench.test_loops import FULL, STEPS, WINDOW
+from tests.versions import DIFFUSERS_VERSION
 
 RESULTS = {
     "datetime": "2026-01-02T03:04:05",
@@ -74,7 +75,12 @@ def test_the_loop_has_the_full_steps_that_its_ceiling_counts() -> None:
     assert (stats.full, stats.skip) == (FULL, STEPS - FULL)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "tiny"])
+REAL = [name for name in MODELS if name != "tiny"]
+if DIFFUSERS_VERSION < (0, 37):  # it counts the tokens of prompts by a list of its own
+    REAL.remove("qwen-image")
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_real_models_are_called_as_they_take_it(name: str) -> None:
     """On the meta device: shapes and arguments, no values."""
     denoiser = Denoiser(name, "meta")

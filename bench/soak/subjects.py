@@ -110,14 +110,12 @@ def _bare(name: str, *, scoped: bool) -> Subject:
 
 def subjects() -> tuple[Subject, ...]:
     """Pipelines of several families, with one and two branches and two transformers; bare ones."""
+    names = ("StableDiffusion3Pipeline", "QwenImagePipeline", "WanPipeline", "LTX2Pipeline")
     return (
         _flux(flux.FLUX),
         _flux(flux.GUIDED["FluxPipeline"]),
         _bundled(),
-        _pipeline(zoo.CASES["StableDiffusion3Pipeline"]),
-        _pipeline(zoo.CASES["QwenImagePipeline"]),
-        _pipeline(zoo.CASES["WanPipeline"]),
-        _pipeline(zoo.CASES["LTX2Pipeline"]),
+        *(_pipeline(zoo.CASES[name]) for name in names if name in zoo.CASES),
         _bare("FluxTransformer2DModel", scoped=True),
         _bare("DiTTransformer2DModel", scoped=False),
         _bare("SD3Transformer2DModel", scoped=False),

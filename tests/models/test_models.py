@@ -33,6 +33,9 @@ WRITTEN = {
 }
 """Calls of families that have a modulation, in which it is not the same for all tokens."""
 
+if DIFFUSERS_VERSION < (0, 37):
+    WRITTEN["Flux2Transformer2DModel"] = "shift and scale are two tensors"
+
 
 class Seen:
     """One call of a tiny model in one dtype: by the model itself, and by the full view."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from tests.versions import DIFFUSERS_VERSION
 from tests.zoo.base import Case, available, noise
 from tests.zoo.parts import (
     PARTIAL,
@@ -113,6 +114,8 @@ CASES = available(
     ),
     _case("ZImageOmniPipeline"),
     _case("ZImageOmniPipeline+image", image=photo(64, 80)),
-    # Guidance ends before the run does: two prompts in a call, then one.
-    replace(_case("ZImagePipeline+truncated", cfg_truncation=0.4), branches=0),
 )
+if DIFFUSERS_VERSION >= (0, 37):  # its timesteps were others: too few are left without guidance
+    # Guidance ends before the run does: two prompts in a call, then one.
+    truncated = _case("ZImagePipeline+truncated", cfg_truncation=0.4)
+    CASES += (replace(truncated, branches=0),)
