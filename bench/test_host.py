@@ -65,6 +65,7 @@ def test_host(benchmark: BenchmarkFixture, lines: list[str], flux: Any) -> None:
         "img_ids": torch.zeros(16, 3),
         "txt_ids": torch.zeros(8, 3),
         "guidance": torch.tensor([3.5]),
+        "joint_attention_kwargs": {},
         "return_dict": False,
     }
     seconds: list[float] = []

@@ -1,7 +1,9 @@
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 class BuildInfo(TypedDict):
     version: str
@@ -22,4 +24,5 @@ def score(
     rows: npt.NDArray[np.float32],
     metric: str = "cosine",
 ) -> tuple[int, npt.NDArray[Any]]: ...
+def look(own: list[dict[str, Any]], address: Callable[[Tensor], int]) -> tuple[bytes, bytes]: ...
 def launch_plan(tokens: int, channels: int, dtype: str) -> LaunchPlan: ...

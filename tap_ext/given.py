@@ -7,6 +7,7 @@ out once.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tap_ext.graphs import PLAIN, flatten, layout
+from tap_ext.graphs import flatten, layout, strangers, unpack
 from tap_ext.held import held, signature
 
 __all__ = ["Given", "Pattern"]
@@ -33,13 +34,14 @@ class _Flat:
 
 
 class Pattern:
-    """What the calls of a branch have in common. Holds no latents.
+    """What the calls of a branch have in common. Keeps no tensor alive that is not given again.
 
     Attributes:
         signature: shapes, dtypes, devices and plain values, the timestep's left out.
         conditioning: what tells prompts apart, as ``held`` gives it.
         moving: what latents and timestep look like, by name; empty where they are no tensors, or
-            where other arguments would have to be looked into: then no call fits.
+            where another argument may change unseen: then no call fits.
+        again: whether another call has fitted.
         flat: one call's tensors, by kind of step.
     """
 
@@ -57,44 +59,66 @@ class Pattern:
         self.conditioning = held([arguments.get(name) for name in conditioning])
         self.moving: dict[str, tuple[Any, ...]] = {}
         self.flat: dict[Any, _Flat] = {}
+        self.again = False
         self._names = len(args), list(arguments)
-        self._fixed: list[tuple[str, Any, Any]] = []
+        self._fixed: list[tuple[str, Any]] = []
+        self._tensors: list[_Fixed] = []
         moving = [arguments.get(latents), arguments.get(timestep)]
-        fixed = {name: value for name, value in rest.items() if name != latents}
-        if all(type(m) is Tensor for m in moving) and all(map(_is_simple, fixed.values())):
+        fixed = {name: unpack(value) for name, value in rest.items() if name != latents}
+        found = [tensor for tensors, _ in fixed.values() for tensor in tensors]
+        known = not any(True for _, left in fixed.values() for _ in strangers(left))
+        known = known and all(map(_is_dense, found))
+        if known and all(type(value) is Tensor for value in moving):
             self.moving = {name: _form(arguments[name]) for name in (latents, timestep)}
-            self._fixed = [(name, value, _state(value)) for name, value in fixed.items()]
+            self._fixed = [(name, left) for name, (_, left) in fixed.items()]
+            self._tensors = [_Fixed(tensor) for tensor in found]
 
     def fits(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> bool:
         """Whether a call has these very objects, unedited, and latents and a timestep like these.
 
-        False, too, where that cannot be told without looking inside of one.
+        False, too, where that cannot be told.
         """
         if not self.moving or (len(args), list(arguments)) != self._names:
             return False
-        for name, value, state in self._fixed:
-            if arguments[name] is not value or (state is not None and _state(value) != state):
+        found: list[Tensor] = []
+        for name, left in self._fixed:
+            tensors, now = unpack(arguments[name])
+            if now != left:
                 return False
+            found += tensors
+        if not all(map(_Fixed.is_still, self._tensors, found)):
+            return False
         for name, form in self.moving.items():
             value = arguments[name]
             if type(value) is not Tensor or _form(value) != form:
                 return False
+        self.again = True
         return True
 
 
-def _is_simple(value: Any) -> bool:
-    return type(value) in (Tensor, nn.Parameter) or type(value) in PLAIN
+def _is_dense(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+
+
+class _Fixed:
+    """A tensor as it was."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = weakref.ref(tensor)  # of a ControlNet, say, which gives large ones anew
+        self._address = tensor.data_ptr()
+        self._version = None if tensor.is_inference() else tensor._version
+
+    def is_still(self, now: Tensor) -> bool:
+        """Whether ``now`` is that tensor, neither moved nor, as far as that is told, edited."""
+        return (
+            now is self._tensor()
+            and now.data_ptr() == self._address
+            and (self._version is None or now._version == self._version)
+        )
 
 
 def _form(value: Tensor) -> tuple[Any, ...]:
     return value.shape, value.dtype, value.device, value.stride(), value.requires_grad
-
-
-def _state(value: Any) -> tuple[int, int] | None:
-    """What an edit of a tensor changes."""
-    if not isinstance(value, Tensor):
-        return None
-    return -1 if value.is_inference() else value._version, value.data_ptr()
 
 
 @dataclass(frozen=True)
@@ -138,7 +162,8 @@ class Given:
         if kept is None or kept.beside is not beside or kept.device != device:
             value = self.args, self.kwargs, dict(beside)
             tensors, rest = flatten(value, device, "a call of the model")
-            self._keep(kind, beside, device, tensors, rest)
+            if self.pattern.again:
+                self._keep(kind, beside, device, tensors, rest)
             return tensors, rest, layout(tensors)
         tensors = kept.tensors.copy()
         for place, name in kept.moving:

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/parts.h"
 #include "core/dtype.h"
 #include "core/launch.h"
 #include "core/score.h"
@@ -130,6 +131,9 @@ PYBIND11_MODULE(_core, m) {
         py::arg("metric") = "cosine",
         "Index of the nearest row and the distances (M,) of all rows, for one token: stack (S, D), "
         "target (D,), rows (M, S), float32 accumulated in float64.");
+  m.def("look", &look, py::arg("own"), py::arg("address"),
+        "What a replay takes for granted of modules, given by their __dict__: bytes of their "
+        "children, and bytes of all else. address(tensor) tells where one lies.");
   m.def("launch_plan", &launch_plan, py::arg("tokens"), py::arg("channels"), py::arg("dtype"),
         "Shape of a CUDA launch: grid size, threads per token and tokens per block.");
 }

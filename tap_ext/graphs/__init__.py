@@ -5,12 +5,11 @@
 """
 
 from tap_ext.graphs.guard import Parts, hooked
-from tap_ext.graphs.inputs import PLAIN, Uncapturable, flatten, join, layout
+from tap_ext.graphs.inputs import Uncapturable, flatten, join, layout, strangers, unpack
 from tap_ext.graphs.recorded import Graphs
 from tap_ext.graphs.recorder import CudaRecorder, Recorder, recorder_for
 
 __all__ = [
-    "PLAIN",
     "CudaRecorder",
     "Graphs",
     "Parts",
@@ -21,4 +20,6 @@ __all__ = [
     "join",
     "layout",
     "recorder_for",
+    "strangers",
+    "unpack",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
@@ -16,16 +15,47 @@ ADAPTER = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
 """Plain values of a LoRA layer that its forward reads."""
 
 
-_LOOK = operator.itemgetter(
+_READ = operator.itemgetter(
     "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "training"
 )
 
 
-class Parts:
-    """The modules of a recording, listed once, and again when one of them has other children.
+def look_plainly(
+    own: list[dict[str, Any]], address: Callable[[Tensor], int]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What a replay takes for granted of modules, given by their ``__dict__``.
 
-    They are looked at before every replay, which a slow host would spoil: so in few and large
-    sweeps rather than module by module.
+    Returns:
+        Their children, and all else, both to be compared with what was returned before.
+    """
+    modules, parameters, buffers, hooks, before, training = zip(*map(_READ, own), strict=True)
+    tensors = [*_joined(parameters), *_joined(buffers)]
+    return tuple(map(id, _joined(modules))), (
+        *map(len, own),  # of a forward that was patched, the count of attributes tells
+        *map(len, parameters),
+        *map(len, buffers),
+        *map(id, tensors),
+        *[0 if tensor is None else address(tensor) for tensor in tensors],
+        *training,
+        *map(bool, hooks),
+        *map(bool, before),
+    )
+
+
+def _joined(dicts: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    return chain.from_iterable(map(dict.values, dicts))
+
+
+try:
+    from tap_ext._core import look
+except ImportError:  # it was not built: the same, in five times the time
+    look = look_plainly  # type: ignore[assignment]
+
+
+class Parts:
+    """The modules of a recording, listed once, and again when one of them has changed.
+
+    They are looked at before every replay, by ``tap_ext._core`` where that was built.
     """
 
     def __init__(self, walk: Callable[[], Iterable[nn.Module]]) -> None:
@@ -34,8 +64,8 @@ class Parts:
         self._modules: list[nn.Module] = []  # held: another could get the place of one that is gone
         self._own: list[dict[str, Any]] = []
         self._special: list[dict[str, Any]] = []
-        self._children: list[int] = []
-        self._size = -1
+        self._address: Callable[[Tensor], int] = Tensor.data_ptr
+        self._seen: Any = None
 
     def __iter__(self) -> Iterator[nn.Module]:
         """The modules as they are now."""
@@ -46,39 +76,27 @@ class Parts:
 
         A recording reads weights by address: edited in place they are seen, moved they are not.
         """
-        children, *columns = self._look()
-        if children != self._children or sum(map(len, self._own)) != self._size:
+        seen = self._look() if self._own else None
+        if seen is None or seen != self._seen:
             self._list()
-            self._children, *columns = self._look()
-        parameters, buffers, hooks, before, training = columns
-        tensors = [*filter(_there, _joined(parameters)), *filter(_there, _joined(buffers))]
-        try:
-            addresses = [*map(Tensor.data_ptr, tensors)]  # 0 on meta
-        except RuntimeError:  # quantised ones, say, whose parts lie somewhere
-            addresses = [t.data_ptr() if type(t) in _PLAIN else 0 for t in tensors]
-        return (
-            self._size,  # of a forward that was patched, the count of attributes tells
-            *self._children,
-            *map(id, tensors),
-            *addresses,
-            *training,
-            *map(bool, hooks),
-            *map(bool, before),
-            *map(_settings, self._special),
-        )
+            seen = self._seen = self._look()
+        return (*seen, *map(_settings, self._special))
 
-    def _look(self) -> tuple[Any, ...]:
-        """The children, and what else may change, of all parts."""
-        if not self._own:
-            return [], (), (), (), (), ()
-        modules, *others = zip(*map(_LOOK, self._own), strict=True)
-        return [*map(id, _joined(modules))], *others
+    def _look(self) -> tuple[Any, Any]:
+        try:
+            return look(self._own, self._address)
+        except RuntimeError:  # of quantised weights, say, whose parts lie somewhere
+            self._address = _known_address
+            return look(self._own, self._address)
 
     def _list(self) -> None:
         self._modules = list(self._walk())
         self._own = [module.__dict__ for module in self._modules]
         self._special = [own for own in self._own if not own.keys().isdisjoint(_SPECIAL)]
-        self._size = sum(map(len, self._own))
+
+
+def _known_address(tensor: Tensor) -> int:
+    return tensor.data_ptr() if type(tensor) in _PLAIN else 0
 
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -88,13 +106,6 @@ _SPECIAL = frozenset(("_hf_hook", "_diffusers_hook", "scaling"))
 def _settings(own: dict[str, Any]) -> tuple[Any, ...]:
     adapter = tuple(str(own.get(name)) for name in ADAPTER) if "scaling" in own else ()
     return _calls_more(own), adapter
-
-
-def _joined(dicts: Iterable[dict[str, Any]]) -> Iterator[Any]:
-    return chain.from_iterable(map(dict.values, dicts))
-
-
-_there = functools.partial(operator.is_not, None)
 
 
 def hooked(modules: Iterable[nn.Module]) -> str | None:

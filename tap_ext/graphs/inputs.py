@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Inputs", "Uncapturable", "flatten", "join", "layout"]
+__all__ = ["Inputs", "Uncapturable", "flatten", "join", "layout", "strangers", "unpack"]
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, torch.dtype, torch.device))
 
@@ -35,16 +35,21 @@ def flatten(value: Any, device: torch.device, what: str) -> tuple[list[Tensor], 
     Raises:
         Uncapturable: it holds what is neither tensor nor plain, or a tensor elsewhere.
     """
-    found: list[Tensor] = []
-    rest = _take(value, found)
+    found, rest = unpack(value)
     for tensor in found:
         if type(tensor) not in (Tensor, nn.Parameter):
             raise Uncapturable(f"{what} holds a {type(tensor).__name__}")
         if tensor.device != device:
             raise Uncapturable(f"{what} holds a tensor on {tensor.device}, beside {device}")
-    for kind in _strangers(rest):
+    for kind in strangers(rest):
         raise Uncapturable(f"{what} holds a {kind.__name__}")
     return found, rest
+
+
+def unpack(value: Any) -> tuple[list[Tensor], Any]:
+    """Take the tensors out of nested lists, tuples and dicts, whatever else these hold."""
+    found: list[Tensor] = []
+    return found, _take(value, found)
 
 
 def _take(value: Any, found: list[Tensor]) -> Any:
@@ -60,14 +65,15 @@ def _take(value: Any, found: list[Tensor]) -> Any:
     return kind, value
 
 
-def _strangers(rest: Any) -> Iterator[type]:
+def strangers(rest: Any) -> Iterator[type]:
+    """The types in what ``unpack`` left that are not known to be plain."""
     kind, content = rest
     if kind is tuple or kind is list:
         for item in content:
-            yield from _strangers(item)
+            yield from strangers(item)
     elif kind is dict:
         for _, item in content:
-            yield from _strangers(item)
+            yield from strangers(item)
     elif kind is not _Place and kind not in PLAIN:
         yield kind
 

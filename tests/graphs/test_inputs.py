@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import Tensor, nn
 
-from tap_ext.graphs import Graphs, Parts, Uncapturable, flatten, hooked, join
+from tap_ext.graphs import Graphs, Parts, Uncapturable, flatten, guard, hooked, join
+from tap_ext.graphs.guard import look, look_plainly
 from tap_ext.graphs.inputs import Inputs
 from tests.graphs.recorder import Recorder
 
@@ -155,6 +157,71 @@ def test_hooks_are_named() -> None:
     assert hooked(layer.modules()) is None  # an empty one does nothing
     registry.register_hook(ModelHook(), "any, as of context parallelism")
     assert "Linear has hooks" in str(hooked(layer.modules()))
+
+
+def _layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2, bias=False))
+
+
+EDITS: dict[str, Callable[[Any], Any]] = {
+    "a weight": lambda m: setattr(m[0], "weight", nn.Parameter(torch.ones(2, 2))),
+    "its memory": lambda m: setattr(m[0].weight, "data", torch.ones(2, 2)),
+    "a weight that was none": lambda m: setattr(m[2], "bias", nn.Parameter(torch.ones(2))),
+    "no bias": lambda m: setattr(m[0], "bias", None),
+    "a bias that went elsewhere": lambda m: m[2]._parameters.update(
+        bias=m[0]._parameters.pop("bias")
+    ),
+    "a buffer": lambda m: setattr(m[1], "running_mean", torch.ones(2)),
+    "a new buffer": lambda m: m[2].register_buffer("more", torch.ones(2)),
+    "a hook": lambda m: m[1].register_forward_hook(lambda *_: None),
+    "a hook before": lambda m: m[1].register_forward_pre_hook(lambda *_: None),
+    "the mode": lambda m: m[1].train(not m[1].training),
+    "an attribute": lambda m: setattr(m[0], "forward", m[0].forward),
+    "a child": lambda m: m.__setitem__(2, nn.Identity()),
+    "one more": lambda m: m.append(nn.Identity()),
+    "one less": lambda m: m.__delitem__(2),
+}
+
+
+@pytest.mark.parametrize("looking", [look, look_plainly], ids=["compiled", "plain"])
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_every_edit_is_seen(
+    edit: Callable[[Any], Any], looking: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "look", looking)
+    layers = _layers()
+    parts = Parts(layers.modules)
+    before = parts.fingerprint()
+    assert parts.fingerprint() == before
+    edit(layers)
+    after = parts.fingerprint()
+    assert after != before and parts.fingerprint() == after
+
+
+def test_edits_in_place_need_not_be_seen() -> None:
+    layers = _layers()
+    parts = Parts(layers.modules)
+    before = parts.fingerprint()
+    layers[0].weight.data.add_(1)
+    assert parts.fingerprint() == before
+
+
+def test_what_is_no_module_is_refused() -> None:
+    looking = pytest.importorskip("tap_ext._core", reason="tap_ext._core was not built").look
+    with pytest.raises((KeyError, TypeError)):
+        looking([{}], Tensor.data_ptr)
+    own = _layers()[0].__dict__
+    for name in ("_modules", "_parameters", "_forward_hooks"):
+        with pytest.raises((KeyError, TypeError)):
+            looking([{**own, name: 3}], Tensor.data_ptr)
+        with pytest.raises((KeyError, TypeError)):
+            looking([own, {k: v for k, v in own.items() if k != name}], Tensor.data_ptr)
+
+    def fails(_: Tensor) -> int:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        looking([own], fails)
 
 
 @pytest.mark.parametrize("how", [{"mode": "reduce-overhead"}, {"mode": "max-autotune"}])
