@@ -14,6 +14,7 @@ from tap_ext.accelerate import accelerate, explain, restore, stats
 from tap_ext.backbones import BackboneSpec, Blocks, Stream
 from tap_ext.batch import Batch
 from tap_ext.calibrate import Calibration, calibrate
+from tap_ext.choose import Chosen, choose
 from tap_ext.config import Config
 from tap_ext.history import History
 from tap_ext.plan import Plan
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "Blocks",
     "Calibration",
+    "Chosen",
     "Config",
     "History",
     "Plan",
@@ -38,6 +40,7 @@ __all__ = [
     "Stream",
     "accelerate",
     "calibrate",
+    "choose",
     "explain",
     "on_run",
     "plot",

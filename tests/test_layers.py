@@ -15,7 +15,7 @@ PACKAGE = Path(tap_ext.__file__).parent
 
 LAYERS = (
     ("adapters", "app", "demo", "evaluate", "cli", "__main__"),
-    ("accelerate", "calibrate", "flops", "plots"),
+    ("accelerate", "calibrate", "choose", "flops", "plots"),
     ("integrations",),
     ("engine",),
     ("steps",),
