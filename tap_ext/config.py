@@ -56,6 +56,7 @@ _PAPER: Mapping[str, Any] = {
     "probe": "modulated",
     "forecast": "residual",
     "corrector": False,
+    "blend": False,
     "position": "step",
     "predictors": None,
     "schedule": None,
@@ -65,7 +66,7 @@ _PAPER: Mapping[str, Any] = {
     "trace": False,
 }
 
-_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced", "corrector": True}
+_BALANCED: Mapping[str, Any] = {**_PAPER, "schedule": "paced", "corrector": True, "blend": True}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": _BALANCED,
@@ -116,6 +117,8 @@ class Config:
             far as it shows that: what it returns is then no longer the model's own. Where nobody
             tells the noise levels and what the model predicts, as a pipeline's scheduler does,
             there is none.
+        blend: mix every forecast with the curve through what the model returned in its last full
+            steps, in the share that would have been best at the last of them.
         position: the abscissa of the predictors: ``"step"`` counts steps; ``"sigma"`` reads the
             timestep, which costs one device read per step on a GPU.
         predictors: predictors to use instead of the Taylor family, the nominal one first.
@@ -155,6 +158,7 @@ class Config:
     probe: Probe = _FROM_PRESET
     forecast: Forecast = _FROM_PRESET
     corrector: bool = _FROM_PRESET
+    blend: bool = _FROM_PRESET
     position: Position = _FROM_PRESET
     predictors: tuple[Predictor, ...] | None = _FROM_PRESET
     schedule: Schedule | Placement | None = _FROM_PRESET
@@ -184,7 +188,7 @@ class Config:
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"{name} must be one of {_names(choices)}, got {value!r}")
-        for name in ("corrector", "compile", "self_check", "trace"):
+        for name in ("corrector", "blend", "compile", "self_check", "trace"):
             if not isinstance(value := getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
         own = callable(getattr(self.schedule, "is_full", None))
@@ -240,6 +244,11 @@ class Config:
         """Whether ``plan``, or the corrector, makes use of angles."""
         paced = self.method == "tap" and self.schedule in ("paced", "adaptive")
         return paced or self.corrector
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether full steps that follow skip steps are forecast, too, to learn from that."""
+        return self.corrector or self.blend
 
     @property
     def follows(self) -> bool:

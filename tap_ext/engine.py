@@ -20,15 +20,17 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from tap_ext import report
 from tap_ext.backbones import BackboneSpec
+from tap_ext.blend import Blend
 from tap_ext.compilation import Compilation
 from tap_ext.config import Config
 from tap_ext.correction import Sampling
 from tap_ext.given import Given, Pattern
+from tap_ext.hindsight import Hindsight
 from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
-from tap_ext.steps import Hindsight, OtherTokens, Steps
+from tap_ext.steps import OtherTokens, Steps
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
@@ -208,7 +210,10 @@ class Engine:
                 state.begin(state.step, state.position, full=True)
         hindsight = self._look_back(branch, given)
         output = self._full_step(run, branch, given)
-        if hindsight is None:
+        if branch.blend is not None:
+            plain = None if hindsight is None else hindsight.plain
+            branch.blend.learn(output, branch.states[0].position, plain)
+        if hindsight is None or not hindsight.gain:
             return output
         self.corrected += 1
         return hindsight.correct(output)
@@ -304,6 +309,8 @@ class Engine:
         prediction = clock.prediction() if clock is not None and self.config.corrector else None
         if angles is not None and prediction is not None:
             branch.sampling = Sampling(angles[done:], prediction)
+        if self.config.blend:
+            branch.blend = Blend(len(self._known.streams))
         self._add_stream(branch, 0, plan)
         return branch
 
@@ -380,7 +387,7 @@ class Engine:
         return checked and bool(branch.takes)
 
     def _look_back(self, branch: Branch, given: Given) -> Hindsight | None:
-        if branch.sampling is None or not self._is_settled(branch, given):
+        if not self.config.looks_back or not self._is_settled(branch, given):
             return None
         try:
             return self._steps.look_back(self._entered, branch, given)
@@ -475,6 +482,7 @@ class Engine:
             replayed=self._steps.replayed,
             uncaptured=dict(self._steps.uncaptured),
             corrected=self.corrected if self.config.corrector else None,
+            blended=self._steps.blended if self.config.blend else None,
             compiled_instead=self._compilation.instead,
             trace=tuple(self._journal.trace),
         )

@@ -160,7 +160,7 @@ def count(
         probe=with_probe - full,
         skip=_skip(model, spec, call, arguments),
         skip_rerun=_skip(model, replace(spec, idle=()), call, arguments),
-        looked_back=looked_back(full_steps, steps) if config.corrector else 0,
+        looked_back=looked_back(full_steps, steps) if config.looks_back else 0,
     )
 
 

@@ -111,6 +111,8 @@ class ModelStats:
         replayed: steps that were replays of these.
         uncaptured: steps that were to be captured and ran eagerly, by reason.
         corrected: full steps that made up for skip steps before them; None: not asked for.
+        blended: skip steps whose forecast was mixed with the curve through the last full outputs,
+            since it was accelerated or configured; None: not asked for.
         compiled_instead: whether its blocks are compiled because the user had compiled the whole.
         trace: the choices of the last run, where ``Config.trace`` is set.
     """
@@ -127,6 +129,7 @@ class ModelStats:
     replayed: int
     uncaptured: dict[str, int]
     corrected: int | None = None
+    blended: int | None = None
     compiled_instead: bool = False
     trace: tuple[Choice, ...] = field(default=(), repr=False)
 
@@ -200,6 +203,10 @@ def explain(stats: Stats) -> str:
             lines.append(
                 "  no full step was corrected: nobody told the noise levels and what the model "
                 "predicts, as a pipeline's scheduler does"
+            )
+        if model.blended:
+            lines.append(
+                f"  {model.blended} forecasts were mixed with the curve through full outputs"
             )
         if model.compiled_instead:
             lines.append("  it was compiled as a whole; its blocks are compiled instead")

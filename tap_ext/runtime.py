@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from tap_ext.blend import Blend
 from tap_ext.correction import Prediction, Sampling
 from tap_ext.given import Pattern
 from tap_ext.graphs import Graphs
@@ -293,6 +294,7 @@ class Branch:
         journal: what its run did.
         states: its history, one per stream that was seen; the first decides on the steps.
         sampling: what corrections go by; None: there are none.
+        blend: what its forecasts are mixed with; None: with nothing.
         takes: which tokens the head of each stream is given, since the last full step.
         idle: outputs of idle modules, from the last full step.
         moment: where the pipeline was at its last call; None: unknown.
@@ -307,6 +309,7 @@ class Branch:
     journal: Journal
     states: dict[int, State] = field(default_factory=dict)
     sampling: Sampling | None = None
+    blend: Blend | None = None
     takes: tuple[slice | None, ...] = ()
     idle: dict[str, list[Any]] = field(default_factory=dict)
     moment: Moment | None = None
@@ -417,8 +420,10 @@ class Branches:
     def nbytes(self) -> int:
         """Bytes held by all histories, in use or spare."""
         with self._lock:
-            used = [b.slot for branches in self._by_run.values() for b in branches]
-            return sum(slot.nbytes for slot in (*used, *(slot for _, slot in self._spare)))
+            used = [branch for branches in self._by_run.values() for branch in branches]
+            blends = [branch.blend for branch in used if branch.blend is not None]
+            slots = [*(branch.slot for branch in used), *(slot for _, slot in self._spare)]
+            return sum(s.nbytes for s in slots) + sum(b.nbytes for b in blends)
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:

@@ -213,10 +213,23 @@ class State:
             return 0.0
         gain = self.sampling.gain(self.step, self.position, features.past, self._skipped)
         if gain:
-            table, unit = self._rows()
-            self._candidates.aim(table, unit, features.planes.device, counted=False)
-            self._looks_back = True
+            self.look_back()
         return gain
+
+    def look_back(self) -> bool:
+        """Make a full step ready for ``apply``, as ``correction`` does, whatever it would be.
+
+        Returns:
+            Whether ``apply(hidden, probe)`` now gives, once, what would have been forecast: where
+            the step is full and follows skip steps.
+        """
+        planes = self._features.planes
+        self._looks_back = bool(self._skipped) and self._due is Step.FULL and planes is not None
+        if self._looks_back:
+            assert planes is not None
+            table, unit = self._rows()
+            self._candidates.aim(table, unit, planes.device, counted=False)
+        return self._looks_back
 
     def update(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
         """Second part of a full step, on the device alone."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tap_ext.buffers import alike
 from tap_ext.config import Config
 from tap_ext.given import Given
 from tap_ext.graphs import (
@@ -24,6 +21,7 @@ from tap_ext.graphs import (
     join,
     recorder_for,
 )
+from tap_ext.hindsight import Hindsight
 from tap_ext.modulation import Modulation
 from tap_ext.runtime import Branch
 from tap_ext.state import Step
@@ -43,55 +41,13 @@ class OtherTokens(Exception):
     """A step has other tokens than its history: their number may depend on a mask's values."""
 
 
-@dataclass(frozen=True)
-class Hindsight:
-    """A full step seen from before it was made.
-
-    Attributes:
-        gain: how often the error of the forecast is added to what is true.
-        forecast: what the model would have returned for it.
-        samples: how many of the first things that a model returns go to a sampler; others, as
-            caches of keys and values, are no predictions.
-    """
-
-    gain: float
-    forecast: Any
-    samples: int = 1
-
-    def correct(self, output: Any) -> Any:
-        """What the model returned in full, with what makes up for the skip steps before.
-
-        A sample may be a tensor or a list of them, alone, in a tuple or in what diffusers' models
-        return.
-        """
-        start, weight = self.forecast, 1.0 + self.gain
-        if type(output) is tuple and type(start) is tuple:
-            pairs = zip(start[: self.samples], output[: self.samples], strict=False)
-            found = tuple(_blend(a, b, weight) for a, b in pairs)
-            return (*found, *output[len(found) :])
-        if isinstance(output, Mapping) and dataclasses.is_dataclass(output):
-            named = [field.name for field in dataclasses.fields(output)][: self.samples]
-            given = {name: getattr(output, name) for name in named}
-            blended = {n: _blend(getattr(start, n, None), v, weight) for n, v in given.items()}
-            return dataclasses.replace(output, **blended)
-        return _blend(start, output, weight)
-
-
-def _blend(start: Any, end: Any, weight: float) -> Any:
-    if isinstance(end, Tensor):
-        fits = isinstance(start, Tensor) and end.is_floating_point() and alike(start, end)
-        return torch.lerp(start, end, weight) if fits else end
-    if type(end) is list and type(start) is list and len(start) == len(end):
-        return [_blend(a, b, weight) for a, b in zip(start, end, strict=True)]
-    return end
-
-
 class Steps:
     """Runs the steps of one model whose views are known to be right.
 
     Attributes:
         captured: steps captured so far.
         replayed: steps that were replays.
+        blended: skip steps in which the curve had a share.
         uncaptured: why steps were not captured, by reason.
     """
 
@@ -102,6 +58,7 @@ class Steps:
         self.uncaptured: Counter[str] = Counter()
         self.captured = 0
         self.replayed = 0
+        self.blended = 0
 
     def skip(self, views: Views, branch: Branch, given: Given) -> Any:
         """Run what stands around the blocks, with a forecast between.
@@ -116,7 +73,11 @@ class Steps:
         output, used = self._forecast(views, branch, given)
         for stream in used:
             branch.states[stream].conclude()
-        return output
+        if branch.blend is None:
+            return output
+        mixed = branch.blend.mix(output, branch.states[0].position)
+        self.blended += mixed is not output
+        return mixed
 
     def look_back(self, views: Views, branch: Branch, given: Given) -> Hindsight | None:
         """What a full step that is due would have been as a skip step, where that is of use.
@@ -124,13 +85,16 @@ class Steps:
         Raises:
             OtherTokens: the history does not fit; nothing was predicted.
         """
-        gains = [state.correction() for state in branch.states.values()]
-        if not gains or not gains[0]:  # the first decides for all, as it does on the steps
+        states, blend = list(branch.states.values()), branch.blend
+        gains = [state.correction() for state in states]
+        seen = [state.look_back() for state in states] if blend is not None else gains
+        if not seen or not seen[0]:  # the first decides for all, as it does on the steps
             return None
-        output, used = self._forecast(views, branch, given)
+        plain, used = self._forecast(views, branch, given)
         if 0 not in used:  # a call that only fills a cache of keys and values, say
             return None
-        return Hindsight(gains[0], output, len(views.spec.streams))
+        forecast = plain if blend is None else blend.mix(plain, states[0].position)
+        return Hindsight(gains[0], forecast, len(views.spec.streams), plain)
 
     def _forecast(self, views: Views, branch: Branch, given: Given) -> tuple[Any, tuple[int, ...]]:
         """What the skip view returns, and which streams were there."""

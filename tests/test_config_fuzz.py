@@ -46,6 +46,7 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "probe": st.sampled_from(["modulated", "input"]),
     "forecast": st.sampled_from(["residual", "hidden"]),
     "corrector": st.booleans(),
+    "blend": st.booleans(),
     "position": st.sampled_from(["step", "sigma"]),
     "predictors": st.none()
     | st.lists(st.sampled_from([Taylor(1), Newton(2), Reuse()]), min_size=1),

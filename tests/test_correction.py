@@ -21,10 +21,11 @@ import tap_ext
 from tap_ext import Config, Plan, State, Step
 from tap_ext.correction import MOST, Prediction, Sampling
 from tap_ext.engine import Engine
+from tap_ext.hindsight import Hindsight
 from tap_ext.integrations.diffusers import PipelineClock, engines_of
 from tap_ext.plan import Listed
 from tap_ext.predictors import Newton
-from tap_ext.steps import Hindsight, Steps
+from tap_ext.steps import Steps
 from tests.graphs.recorder import recorded
 from tests.pipelines.builders import (
     GUIDED,
@@ -355,8 +356,8 @@ def test_what_a_correction_does_to_an_output() -> None:
     made = Hindsight(0.5, Transformer2DModelOutput(start)).correct(Transformer2DModelOutput(end))
     assert isinstance(made, Transformer2DModelOutput)
     assert torch.equal(made.sample, end * 1.5)
-    several = Hindsight(1.0, [start, start]).correct([end, None])
-    assert torch.equal(several[0], end * 2)
+    several = Hindsight(1.0, [start, None, start]).correct([end, None, end])
+    assert torch.equal(several[0], end * 2) and torch.equal(several[2], end * 2)
     assert several[1] is None
     numbers = torch.arange(3)
     assert Hindsight(1.0, numbers * 0).correct(numbers) is numbers  # no quantity

@@ -70,7 +70,7 @@ def test_steps_and_branches_multiply(costs: dict[str, Cost]) -> None:
 
 
 def test_a_run_that_is_not_corrected_looks_back_at_nothing() -> None:
-    config = Config(window=2, warmup=1, corrector=False)
+    config = Config(window=2, warmup=1, corrector=False, blend=False)
     cost = count(WORKLOADS["flux.1-schnell"], config=config)
     assert cost.looked_back == 0
     assert cost.accelerated == 2 * (cost.full + cost.probe) + 2 * cost.skip

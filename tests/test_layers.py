@@ -19,6 +19,7 @@ LAYERS = (
     ("integrations",),
     ("engine",),
     ("steps",),
+    ("hindsight",),
     ("views", "runtime"),
     ("report",),
     ("backbones",),
@@ -27,8 +28,18 @@ LAYERS = (
     ("config",),
     ("peers",),
     ("buffers", "placement"),
-    ("plan", "predictors", "ops", "modulation", "correction", "compilation", "held"),
-    ("reference", "_library", "_checks", "_arguments", "uploads", "files", "locks", "_version"),
+    ("plan", "predictors", "ops", "modulation", "correction", "compilation", "held", "blend"),
+    (
+        "reference",
+        "_library",
+        "_checks",
+        "_arguments",
+        "uploads",
+        "files",
+        "locks",
+        "samples",
+        "_version",
+    ),
 )
 """Top to bottom; a module may import its own layer and those below."""
 

@@ -12,6 +12,7 @@ from tap_ext.calibrate import Calibration
 from tap_ext.config import Config
 from tap_ext.evaluate.blocks import BlockForecast
 from tap_ext.evaluate.freqca import FreqCa, HighBand
+from tap_ext.evaluate.line import Line
 from tap_ext.evaluate.oracle import Oracle
 from tap_ext.peers import SpeCa, TeaCache
 from tap_ext.plan import Even, Listed, Schedule, Windowed
@@ -201,7 +202,15 @@ def _default(budget: int, steps: int) -> Config:
 
 
 def _uncorrected(budget: int, steps: int) -> Config:
-    return Config(full_steps=budget, corrector=False)
+    return Config(full_steps=budget, corrector=False, blend=False)
+
+
+def _unblended(budget: int, steps: int) -> Config:
+    return Config(full_steps=budget, blend=False)
+
+
+def _line(budget: int, steps: int) -> Way:
+    return Way("line", budget, steps, Config(full_steps=budget), control=Line())
 
 
 def _paper(budget: int, steps: int) -> Config:
@@ -209,7 +218,7 @@ def _paper(budget: int, steps: int) -> Config:
 
 
 def _paper_corrected(budget: int, steps: int) -> Config:
-    return _paper(budget, steps).replace(corrector=True)
+    return _paper(budget, steps).replace(corrector=True, blend=True)
 
 
 def _single(row: Predictor, *, even: bool) -> Make:
@@ -295,9 +304,11 @@ def _tuned(name: str, rule: Callable[[float], Schedule]) -> Make:
 
 
 register("default", "what accelerate() does", _default)
-register("uncorrected", "the same without the corrector", _uncorrected)
+register("unblended", "the same without the blend", _unblended)
+register("uncorrected", "the same without blend and corrector", _uncorrected)
+register("line", "the same, the line through the last outputs instead of any forecast", _line)
 register("paper", "TAP as in arXiv 2603.03792", _paper)
-register("paper-corrected", "the same with the corrector", _paper_corrected)
+register("paper-corrected", "the same with corrector and blend", _paper_corrected)
 register("even", "TAP, full steps evenly spread, forecasting the hidden state", _even("hidden"))
 register("even-corrected", "as 'paced', full steps evenly spread", _named("even", "hidden"))
 register("even-residual", "TAP, full steps evenly spread", _even("residual"))

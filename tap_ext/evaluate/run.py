@@ -281,7 +281,7 @@ class _Runner:
             return way.steps * per_step * flops.untouched
         full = sum(map(len, branches.values()))
         skip = way.steps * per_step - full
-        if way.config is not None and way.config.corrector:
+        if way.config is not None and way.config.looks_back:
             skip += sum(looked_back(steps, way.steps) for steps in branches.values())
         return full * flops.full + skip * flops.skip
 

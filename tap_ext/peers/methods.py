@@ -18,6 +18,7 @@ Method = Literal["tap", "fora", "taylorseer", "teacache", "speca", "steps"]
 _RESIDUAL = {
     "forecast": "residual",
     "corrector": False,
+    "blend": False,
     "position": "step",
     "predictors": None,
     "schedule": None,
@@ -30,7 +31,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "taylorseer": {**_RESIDUAL, "warmup": 3},
         "teacache": {**_RESIDUAL, "schedule": TeaCache()},
         "speca": {**_RESIDUAL, "warmup": 3, "schedule": SpeCa()},
-        "steps": {"schedule": None, "corrector": False, "self_check": False},
+        "steps": {"schedule": None, "corrector": False, "blend": False, "self_check": False},
     }
 )
 """Field values by method, over those of the preset; a value that is given wins over both."""

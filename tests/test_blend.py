@@ -1,0 +1,337 @@
+"""The blend: the share of the curve against brute force, and what an engine makes of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from numpy.typing import NDArray
+from torch import Tensor
+
+import tap_ext
+from tap_ext.blend import Blend
+from tap_ext.demo import digits
+from tap_ext.plan import Listed
+from tests.pipelines.builders import make_transformer
+
+Array = NDArray[np.float64]
+
+SHAPE = (2, 5, 3)
+
+
+def _noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def _polynomial(degree: int, seed: int = 0) -> Any:
+    terms = [_noise(seed + power) / 3**power for power in range(degree + 1)]
+    return lambda t: sum((term * t**power for power, term in enumerate(terms)), torch.zeros(SHAPE))
+
+
+def _learned(truth: Any, past: tuple[float, ...], *, noise: float = 1.0) -> Blend:
+    """A blend that saw the truth, and at the last step a forecast that was wrong by noise."""
+    blend = Blend()
+    for position in past[:-1]:
+        blend.learn(truth(position), position)
+    blend.learn(truth(past[-1]), past[-1], truth(past[-1]) + noise * _noise(99))
+    return blend
+
+
+@pytest.mark.parametrize("past", [(0, 1, 2, 5), (0, 3, 4.5, 9), (9, 7, 6, 2)])
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_a_curve_that_is_right_has_the_whole_share(degree: int, past: Any) -> None:
+    truth = _polynomial(degree)
+    blend = _learned(truth, past)
+    for position in (6.0, 7.5, 11.0):
+        mixed = blend.mix(_noise(7), position)
+        torch.testing.assert_close(mixed, truth(position), rtol=1e-4, atol=1e-3)
+
+
+def test_a_forecast_that_is_right_has_the_whole_share() -> None:
+    blend = _learned(lambda t: _noise(int(t)), (0, 1, 2, 5), noise=0.0)
+    forecast = _noise(7)
+    assert torch.equal(blend.mix(forecast, 6.0), forecast)
+
+
+def _lagrange(points: list[tuple[float, Array]], position: float) -> Array:
+    total = np.zeros_like(points[0][1])
+    for i, (here, value) in enumerate(points):
+        others = [there for j, (there, _) in enumerate(points) if j != i]
+        total += value * math.prod((position - t) / (here - t) for t in others)
+    return total
+
+
+def _reference(
+    outputs: dict[int, Array], forecasts: dict[int, Array], guess: Array, step: int
+) -> Array:
+    """One row's mixture, from all full steps and what was forecast of some, by a fine grid."""
+    full = sorted(outputs)
+    share, order = 0.0, 1
+    for known, now in enumerate(full):
+        if now not in forecasts or not known:
+            continue
+        points = [(float(t), outputs[t]) for t in full[:known]]
+        tried = []
+        for degree in (1, 2)[: max(known - 1, 1)]:
+            curve = _lagrange(points[-degree - 1 :], now)
+            for part in np.linspace(0, 1, 2001):
+                made = forecasts[now] + part * (curve - forecasts[now])
+                tried.append((float(((outputs[now] - made) ** 2).sum()), part, degree))
+        _, share, order = min(tried)
+    points = [(float(t), outputs[t]) for t in full]
+    return guess + share * (_lagrange(points[-order - 1 :], step) - guess)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_share_is_the_one_that_leaves_least(seed: int) -> None:
+    """Row by row, against a grid, with forecasts and curves that are both wrong."""
+    truth = _polynomial(3, seed)
+    blend, full = Blend(), (0, 1, 3, 6, 8)
+    forecasts = {t: truth(t) + (1 + t) * _noise(50 + t + seed) for t in (3, 6, 8)}
+    for t in full:
+        blend.learn(truth(t), float(t), forecasts.get(t))
+        guess = _noise(80 + seed)
+        made = blend.mix(guess, t + 1.5).double().numpy()
+        seen = [known for known in full if known <= t]
+        for row in range(SHAPE[0]):
+            expected = _reference(
+                {k: truth(k)[row].double().numpy() for k in seen},
+                {k: forecasts[k][row].double().numpy() for k in seen if k in forecasts},
+                guess[row].double().numpy(),
+                t + 1.5,  # type: ignore[arg-type]
+            )
+            spread = np.abs(expected).max()
+            assert np.abs(made[row] - expected).max() <= 2e-3 * spread
+
+
+def test_rows_do_not_meet() -> None:
+    truth = _polynomial(3)
+    together = _learned(truth, (0, 1, 3, 6))
+    alone = _learned(lambda t: truth(t)[:1], (0, 1, 3), noise=0.0)
+    alone.learn(truth(6.0)[:1], 6.0, (truth(6.0) + _noise(99))[:1])
+    first = _learned(truth, (0, 1, 3), noise=0.0)
+    first.learn(truth(6.0), 6.0, truth(6.0) + _noise(99))
+    guess = _noise(3)
+    made = first.mix(guess, 7.0)
+    torch.testing.assert_close(alone.mix(guess[:1], 7.0), made[:1])
+    assert together.mix(guess, 7.0).shape == SHAPE
+
+
+def test_nothing_is_mixed_before_something_is_known() -> None:
+    blend, guess = Blend(), _noise(1)
+    assert blend.mix(guess, 0.0) is guess and blend.nbytes == 0
+    blend.learn(_noise(2), 0.0, _noise(3))  # there is no curve to compare with
+    assert blend.mix(guess, 1.0) is guess
+    blend.learn(_noise(4), 1.0)
+    assert blend.mix(guess, 2.0) is guess
+    blend.learn(_noise(5), 2.0, _noise(6))
+    assert blend.mix(guess, 3.0) is not guess
+    assert blend.nbytes == 3 * 4 * math.prod(SHAPE)
+
+
+OTHERS = {
+    "another shape": (_noise(9, 2, 6, 3), 6.0),
+    "the same position": (_noise(9), 2.0),
+    "no position": (_noise(9), math.inf),
+    "nothing": ((), 6.0),
+}
+
+
+@pytest.mark.parametrize(("output", "position"), OTHERS.values(), ids=OTHERS)
+def test_a_step_that_fits_nothing_begins_anew(output: Any, position: float) -> None:
+    blend = _learned(_polynomial(2), (0, 1, 2, 5))
+    blend.learn(output, position, output)
+    guess = _noise(1)
+    assert blend.mix(guess, 8.0) is guess
+    other = _learned(_polynomial(2), (0, 1, 2, 5))
+    assert other.mix(guess[:, :4], 8.0).shape == (2, 4, 3)
+    assert other.mix(guess, math.nan) is guess
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_it_is_computed_in_single_precision(dtype: torch.dtype) -> None:
+    truth = _polynomial(1)
+    blend = Blend()
+    for position in (0.0, 1.0, 2.0):
+        blend.learn(truth(position).to(dtype), position)
+    blend.learn(truth(5.0).to(dtype), 5.0, _noise(4).to(dtype))
+    mixed = blend.mix(_noise(5).to(dtype), 6.0)
+    assert mixed.dtype == dtype
+    # the line through two rounded values, twice as far apart at most
+    torch.testing.assert_close(
+        mixed.float(), truth(6.0), rtol=0, atol=float(12 * torch.finfo(dtype).eps)
+    )
+
+
+def test_what_stands_still_makes_no_nan() -> None:
+    blend = Blend()
+    for position in (0.0, 1.0, 2.0):
+        blend.learn(torch.ones(SHAPE), position, torch.ones(SHAPE))
+    assert torch.equal(blend.mix(torch.ones(SHAPE), 3.0), torch.ones(SHAPE))
+    assert torch.equal(blend.mix(_noise(1), 3.0), _noise(1))
+
+
+def test_an_output_may_be_edited_after_it_was_returned() -> None:
+    truth, blend, same = _polynomial(1), Blend(), _learned(_polynomial(1), (0, 1, 4))
+    for position, forecast in ((0.0, None), (1.0, None), (4.0, truth(4.0) + _noise(99))):
+        output = truth(position)
+        blend.learn(output, position, forecast)
+        output.zero_()
+    assert torch.equal(blend.mix(_noise(2), 5.0), same.mix(_noise(2), 5.0))
+
+
+def test_only_samples_are_mixed() -> None:
+    """In whatever a model returns them; a cache that comes with them is neither read nor kept."""
+    truth, plain = _polynomial(1), _learned(_polynomial(1), (0, 1, 4))
+    guess, wrong = _noise(2), truth(4.0) + _noise(99)
+    expected = plain.mix(guess, 5.0)
+    cache = object()
+    for wrap in (
+        lambda t: (t, cache),
+        lambda t: ([t, None], cache),
+        lambda t: [t],
+        Transformer2DModelOutput,
+    ):
+        blend = Blend()
+        for position, forecast in ((0.0, None), (1.0, None), (4.0, wrap(wrong))):
+            blend.learn(wrap(truth(position)), position, forecast)
+        made = blend.mix(wrap(guess), 5.0)
+        assert type(made) is type(wrap(guess))
+        found = made[0] if not isinstance(made, Transformer2DModelOutput) else made.sample
+        found = found[0] if isinstance(found, list) else found
+        assert torch.equal(found, expected)
+        if isinstance(made, tuple):
+            assert made[1] is cache
+    two = Blend(2)
+    for position, forecast in ((0.0, None), (1.0, None), (4.0, (wrong, truth(4.0), cache))):
+        two.learn((truth(position), truth(position), cache), position, forecast)
+    first, second, third = two.mix((guess, guess, cache), 5.0)
+    assert torch.equal(first, expected) and torch.equal(second, guess) and third is cache
+
+
+# -- in a model ----------------------------------------------------------------------------------
+
+
+FULL = (0, 1, 3, 6, 9)
+STEPS = 12
+
+
+@torch.no_grad()
+def _outputs(model: Any) -> list[Array]:
+    """What it returns for inputs that are the same whatever it returned before."""
+    given = {
+        "encoder_hidden_states": _noise(1, 2, 5, 32),
+        "pooled_projections": _noise(2, 2, 24),
+        "guidance": torch.full((2,), 3.5),
+        "img_ids": torch.zeros(4, 3),
+        "txt_ids": torch.zeros(5, 3),
+        "return_dict": False,
+    }
+    start, end = _noise(3, 2, 4, 16), _noise(4, 2, 4, 16)
+    made = []
+    with tap_ext.run():
+        for step in range(STEPS):
+            part = (step / STEPS) ** 2
+            latents = torch.lerp(start, end, part) + 0.1 * _noise(5, 2, 4, 16) * part**2
+            time = torch.full((2,), 1 - step / STEPS)
+            made.append(model(hidden_states=latents, timestep=time, **given)[0])
+    return [output.double().numpy() for output in made]
+
+
+def _forecast(full: tuple[int, ...], **more: Any) -> list[Array]:
+    schedule = Listed(full)
+    return _outputs(tap_ext.accelerate(make_transformer(), schedule=schedule, **more))
+
+
+def test_a_model_returns_the_mixture() -> None:
+    """Against forecasts without it, and against what the model itself makes of every step."""
+    truth, plain, mixed = (
+        _outputs(make_transformer()),
+        _forecast(FULL, blend=False),
+        _forecast(FULL),
+    )
+    seen = {t: _forecast(FULL[: FULL.index(t)], blend=False)[t] for t in (3, 6, 9)}
+    differs = 0.0
+    for step in range(STEPS):
+        known = [t for t in FULL if t <= step]
+        for row in range(2):
+            if step in FULL:
+                assert np.array_equal(mixed[step][row], truth[step][row])
+                continue
+            expected = _reference(
+                {t: truth[t][row] for t in known},
+                {t: seen[t][row] for t in known if t in seen},
+                plain[step][row],
+                step,
+            )
+            spread = np.abs(expected).max()
+            assert np.abs(mixed[step][row] - expected).max() <= 2e-3 * spread
+            differs = max(differs, np.abs(mixed[step][row] - plain[step][row]).max() / spread)
+    assert differs > 0.02  # ten times what is allowed above
+
+
+def test_the_first_window_and_full_steps_are_as_without() -> None:
+    truth, plain, mixed = (
+        _outputs(make_transformer()),
+        _forecast(FULL, blend=False),
+        _forecast(FULL),
+    )
+    for step in (0, 1, 2, 3, 6, 9):
+        assert np.array_equal(mixed[step], plain[step])
+    for step in FULL:
+        assert np.array_equal(mixed[step], truth[step])
+
+
+def test_it_is_told_and_can_be_left_out() -> None:
+    model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL))
+    _outputs(model)
+    (stats,) = tap_ext.stats(model).models
+    assert stats.blended == len([t for t in range(4, STEPS) if t not in FULL])
+    assert f"{stats.blended} forecasts were mixed" in tap_ext.explain(model)
+    tap_ext.accelerate(model, schedule=Listed(FULL), blend=False)
+    _outputs(model)
+    (stats,) = tap_ext.stats(model).models
+    assert stats.blended is None
+    assert not tap_ext.Config(preset="paper").blend
+    assert not tap_ext.Config(method="taylorseer").blend
+    assert tap_ext.Config().blend
+
+
+def test_a_run_leaves_nothing_for_the_next() -> None:
+    model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL))
+    assert all(map(np.array_equal, _outputs(model), _outputs(model)))
+
+
+def test_what_it_holds_is_counted() -> None:
+    held = {}
+    for blend in (False, True):
+        model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL), blend=blend)
+        with tap_ext.run():
+            pass
+        sizes: list[int] = []
+        handle = model.register_forward_hook(
+            lambda *_, m=model, s=sizes: s.append(tap_ext.stats(m).models[0].nbytes)
+        )
+        _outputs(model)
+        handle.remove()
+        held[blend] = max(sizes)
+    assert held[True] - held[False] == 3 * 4 * 2 * 4 * 16
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trained_model_is_nearer_with_it(seed: int) -> None:
+    """4 of 8 steps of the digits, where it is worth most (docs/quality.md)."""
+    pipe = digits.load_pipeline()
+
+    def picture() -> Tensor:
+        return digits.generate(pipe, [str(seed)], 8, seed)
+
+    truth, errors = picture(), {}
+    for blend in (False, True):
+        tap_ext.accelerate(pipe, full_steps=4, blend=blend)
+        errors[blend] = float((picture() - truth).norm())
+    assert errors[True] < 0.7 * errors[False]
