@@ -345,6 +345,30 @@ def test_a_run_taken_out_is_corrected_where_it_goes_on() -> None:
     )
 
 
+def test_a_state_without_a_sampler_can_look_back() -> None:
+    """It gives what a step would have been if it were skipped, and counts nothing."""
+    state, twin = _state(), State(Plan(schedule=Listed((0, 2))))
+    state.sampling = None
+    assert not state.look_back()  # nothing has begun
+    _drive(state, 2)
+    assert state.begin() is Step.SKIP and not state.look_back()
+    state.predict(*_features(3)[::2])
+    for step in (4, 5):
+        state.begin()
+        state.predict(*_features(step)[::2])
+    _drive(twin, 5)
+    counted = state.log.chosen()
+    assert state.begin() is Step.FULL and state.correction() == 0
+    assert state.look_back()
+    hidden, output, probe = _features(6)
+    forecast = state.apply(hidden, probe).clone()
+    assert twin.begin() is Step.SKIP
+    assert torch.equal(forecast, twin.predict(hidden, probe))
+    state.record(hidden, output, probe)
+    assert state.log.chosen() == counted
+    assert not state.look_back()  # nothing was skipped since
+
+
 # -- what a model returns ------------------------------------------------------------------------
 
 

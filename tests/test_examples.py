@@ -109,4 +109,4 @@ def test_what_the_document_shows_runs(number: int) -> None:
 
 
 def test_the_document_shows_something() -> None:
-    assert len(SNIPPETS) == 4
+    assert len(SNIPPETS) == 5

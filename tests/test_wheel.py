@@ -51,9 +51,20 @@ def test_the_oldest_torch_is_the_same_everywhere() -> None:
 
 
 def test_nothing_needs_core_which_a_wheel_has_for_some_pythons_only() -> None:
+    """One place uses it, and goes without where there is none."""
     imports = re.compile(r"\btap_ext\._core\b|\bimport\b.*\b_core\b")
     assert imports.search("from tap_ext import _core")
-    assert [path for path in PACKAGE.rglob("*.py") if imports.search(path.read_text())] == []
+    users = [path for path in PACKAGE.rglob("*.py") if imports.search(path.read_text())]
+    assert users == [PACKAGE / "graphs" / "guard.py"]
+    without = (
+        "import sys; sys.modules['tap_ext._core'] = None\n"
+        "from tap_ext.graphs import guard\n"
+        "print(guard.look is guard.look_plainly)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", without], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
 
 
 FILES = {"tap_ext/__init__.py", "tap_ext/py.typed", "tap_ext/demo/model/m.safetensors"}
