@@ -420,10 +420,8 @@ class Branches:
     def nbytes(self) -> int:
         """Bytes held by all histories, in use or spare."""
         with self._lock:
-            used = [branch for branches in self._by_run.values() for branch in branches]
-            blends = [branch.blend for branch in used if branch.blend is not None]
-            slots = [*(branch.slot for branch in used), *(slot for _, slot in self._spare)]
-            return sum(s.nbytes for s in slots) + sum(b.nbytes for b in blends)
+            used = [b.slot for branches in self._by_run.values() for b in branches]
+            return sum(slot.nbytes for slot in (*used, *(slot for _, slot in self._spare)))
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:

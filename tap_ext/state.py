@@ -213,23 +213,27 @@ class State:
             return 0.0
         gain = self.sampling.gain(self.step, self.position, features.past, self._skipped)
         if gain:
-            self.look_back()
+            self._prepare(features.planes.device)
         return gain
 
     def look_back(self) -> bool:
-        """Make a full step ready for ``apply``, as ``correction`` does, whatever it would be.
+        """Make a full step ready for ``apply``, as ``correction`` does, to learn from a forecast.
 
         Returns:
             Whether ``apply(hidden, probe)`` now gives, once, what would have been forecast: where
-            the step is full and follows skip steps.
+            the step is full, follows skip steps and is not known to be the run's last.
         """
-        planes = self._features.planes
-        self._looks_back = bool(self._skipped) and self._due is Step.FULL and planes is not None
-        if self._looks_back:
-            assert planes is not None
-            table, unit = self._rows()
-            self._candidates.aim(table, unit, planes.device, counted=False)
+        planes, steps = self._features.planes, self.plan.num_steps
+        if self._due is not Step.FULL or not self._skipped or planes is None:
+            return False
+        if not self._looks_back and (steps is None or self.step < steps - 1):
+            self._prepare(planes.device)
         return self._looks_back
+
+    def _prepare(self, device: torch.device) -> None:
+        table, unit = self._rows()
+        self._candidates.aim(table, unit, device, counted=False)
+        self._looks_back = True
 
     def update(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
         """Second part of a full step, on the device alone."""

@@ -306,22 +306,6 @@ def test_a_run_leaves_nothing_for_the_next() -> None:
     assert all(map(np.array_equal, _outputs(model), _outputs(model)))
 
 
-def test_what_it_holds_is_counted() -> None:
-    held = {}
-    for blend in (False, True):
-        model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL), blend=blend)
-        with tap_ext.run():
-            pass
-        sizes: list[int] = []
-        handle = model.register_forward_hook(
-            lambda *_, m=model, s=sizes: s.append(tap_ext.stats(m).models[0].nbytes)
-        )
-        _outputs(model)
-        handle.remove()
-        held[blend] = max(sizes)
-    assert held[True] - held[False] == 3 * 4 * 2 * 4 * 16
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_trained_model_is_nearer_with_it(seed: int) -> None:
     """4 of 8 steps of the digits, where it is worth most (docs/quality.md)."""

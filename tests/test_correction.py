@@ -369,6 +369,22 @@ def test_a_state_without_a_sampler_can_look_back() -> None:
     assert not state.look_back()  # nothing was skipped since
 
 
+def test_the_last_step_has_nobody_to_learn_for() -> None:
+    """It may still have something to put right."""
+    for num_steps, learns in ((7, False), (8, True), (None, True)):
+        state = State(Plan(num_steps=num_steps, schedule=Listed((0, 2, 6))))
+        _drive(state, 5)
+        assert state.begin() is Step.FULL
+        assert state.look_back() is learns
+    state = State(Plan(num_steps=7, schedule=Listed((0, 2, 6))))
+    state.sampling = _sampling(_flow("flow"))
+    _drive(state, 5)
+    state.begin()
+    assert state.correction() > 0 and state.look_back()
+    hidden, _, probe = _features(6)
+    assert state.apply(hidden, probe).shape == hidden.shape
+
+
 # -- what a model returns ------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Changes one thing in the code at a time and asks the tests to notice.
 
-    python tools/mutants.py [plan state correction predictors score] [--out FILE.md] [--keep N/OF]
+    python tools/mutants.py [plan state ...] [--out FILE.md] [--keep N/OF]
 
 A *mutant* is a file with one operator, constant, condition or statement changed. One that fails no
 test has *survived*: a test is missing, or the change makes no difference, which then has to be said
@@ -57,6 +57,7 @@ TARGETS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "correction": (["tap_ext/correction.py"], ["tests/test_correction.py"]),
+    "blend": (["tap_ext/blend.py", "tap_ext/samples.py"], ["tests/test_blend.py"]),
     "predictors": (
         [
             "tap_ext/predictors/base.py",

@@ -65,7 +65,8 @@ def test_captured_steps_are_bit_equal(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     else:
         assert not stats.uncaptured
         assert stats.captured == 2 * branches
-        assert stats.replayed == stats.full + stats.skip - 4 * branches
+        looked = 2 * 2 * branches  # in both runs, steps 5 and 8 are forecast first
+        assert stats.replayed == stats.full + stats.skip - 4 * branches + looked
 
 
 @torch.no_grad()

@@ -184,10 +184,12 @@ def _says_what_the_model_says(case: Sharing, made: Made) -> None:
             assert said == outside
         elif call == 0:
             assert said == whole + Counter({op: CHECKS * n for op, n in outside.items()})
-        elif said != whole:  # forecast first, to be corrected
+        elif said != whole:  # forecast first, to learn from that
             assert said == whole + outside
             looked_back += 1
-    assert looked_back == made.corrected
+    after = [step for step in range(1, STEPS) if step not in SKIP and step - 1 in SKIP]
+    # a pipeline, which tells how many steps there are, needs nothing of its last one
+    assert looked_back == case.branches * len(after[:-1] if made.corrected else after)
 
 
 def test_no_rank_decides_by_its_own_tokens(tmp_path: Path) -> None:

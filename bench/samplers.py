@@ -1,6 +1,6 @@
-"""What the corrector is worth with other samplers, on a bundled model, paired, in dB of PSNR.
+"""What corrector and blend are worth with other samplers: paired, in dB of PSNR.
 
-    python -m bench.corrector --model digits --full-steps 14,10,7 --samples 16
+    python -m bench.samplers --part corrector --model digits --full-steps 14,10,7 --samples 16
 
 Each run is compared with the untouched run of the same sampler and seed, from seed 9000 on.
 """
@@ -55,6 +55,12 @@ COSINE: dict[str, Callable[[], Any]] = {
     ),
 }
 
+PARTS: dict[str, tuple[dict[str, bool], dict[str, bool]]] = {
+    "corrector": ({"corrector": False, "blend": False}, {"blend": False}),
+    "blend": ({"blend": False}, {}),
+}
+"""What is left out of the default, without the part and with it."""
+
 MODELS: dict[str, tuple[Any, dict[str, Callable[[], Any]]]] = {
     "bundled": (bundled, FLOW),
     "digits": (digits, COSINE),
@@ -64,6 +70,7 @@ MODELS: dict[str, tuple[Any, dict[str, Callable[[], Any]]]] = {
 def main() -> None:
     """Prints one line per sampler and budget."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--part", default="blend", choices=tuple(PARTS))
     parser.add_argument("--model", default="digits", choices=tuple(MODELS))
     parser.add_argument("--full-steps", default="14,10,7")
     parser.add_argument("--steps", type=int, default=50)
@@ -84,7 +91,7 @@ def main() -> None:
         reference = generate()
         for count in map(int, arguments.full_steps.split(",")):
             without, with_it = (
-                _psnr(pipe, count, corrector, generate, reference) for corrector in (False, True)
+                _psnr(pipe, count, less, generate, reference) for less in PARTS[arguments.part]
             )
             gain = [b - a for a, b in zip(without, with_it, strict=True)]
             print(
@@ -97,9 +104,13 @@ def main() -> None:
 
 
 def _psnr(
-    pipe: Any, count: int, corrector: bool, generate: Callable[[], Tensor], reference: Tensor
+    pipe: Any,
+    count: int,
+    less: dict[str, bool],
+    generate: Callable[[], Tensor],
+    reference: Tensor,
 ) -> list[float]:
-    tap_ext.accelerate(pipe, full_steps=count, corrector=corrector)
+    tap_ext.accelerate(pipe, full_steps=count, **less)
     try:
         return psnr(generate(), reference)
     finally:
