@@ -60,12 +60,17 @@ class Blend:
         samples = taken(forecast, self._samples)
         if self._shares is None or not self._fits(samples) or not math.isfinite(position):
             return forecast
-        mixed = [
-            torch.lerp(sample.float(), curve.bent(share.bend), share.curve).to(sample.dtype)
-            for sample, curve, share in zip(
-                samples, self._curves(position), self._shares, strict=True
-            )
-        ]
+        run, rise = self._weights(position)
+        mixed = []
+        for sample, share, value, *differences in zip(
+            samples, self._shares, *self._differences, strict=True
+        ):
+            curve = value
+            if differences:
+                curve = torch.add(curve, differences[0], alpha=run)
+            if len(differences) > 1:
+                curve = torch.addcmul(curve, differences[1], share.bend, value=rise)
+            mixed.append(torch.lerp(sample.float(), curve, share.curve).to(sample.dtype))
         return put(forecast, self._samples, mixed)
 
     def line(self, forecast: Any, position: float) -> Any:
@@ -109,14 +114,18 @@ class Blend:
 
     def _curves(self, position: float) -> list[_Curve]:
         """Of each sample, at a position."""
-        run = position - self._past[0]
-        rise = run * (position - self._past[1]) if len(self._past) > 1 else 0.0
+        run, rise = self._weights(position)
         curves = []
         for value, *differences in zip(*self._differences, strict=True):
             line = torch.add(value, differences[0], alpha=run) if differences else value
             bend = differences[1] * rise if len(differences) > 1 else None
             curves.append(_Curve(line, bend))
         return curves
+
+    def _weights(self, position: float) -> tuple[float, float]:
+        """Newton's: of the first and the second difference."""
+        run = position - self._past[0]
+        return run, run * (position - self._past[1]) if len(self._past) > 1 else 0.0
 
     def _forget(self) -> None:
         self._past, self._differences, self._shares = [], [], None
@@ -139,10 +148,6 @@ class _Curve:
 
     line: Tensor
     bend: Tensor | None
-
-    def bent(self, much: Tensor) -> Tensor:
-        """With the bend, or without, by row."""
-        return self.line if self.bend is None else torch.addcmul(self.line, self.bend, much)
 
 
 @dataclass(frozen=True)
