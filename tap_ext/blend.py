@@ -60,15 +60,15 @@ class Blend:
         samples = taken(forecast, self._samples)
         if self._shares is None or not self._fits(samples) or not math.isfinite(position):
             return forecast
-        run, rise = self._weights(position)
         mixed = []
         for sample, share, value, *differences in zip(
             samples, self._shares, *self._differences, strict=True
         ):
             curve = value
             if differences:
-                curve = torch.add(curve, differences[0], alpha=run)
+                curve = torch.add(curve, differences[0], alpha=self._run(position))
             if len(differences) > 1:
+                rise = self._rise(position)
                 curve = torch.addcmul(curve, differences[1], share.bend, value=rise)
             mixed.append(torch.lerp(sample.float(), curve, share.curve).to(sample.dtype))
         return put(forecast, self._samples, mixed)
@@ -107,25 +107,30 @@ class Blend:
 
     def _fits(self, samples: Sequence[Tensor]) -> bool:
         known = self._differences[0] if self._differences else []
-        return len(samples) == len(known) > 0 and all(
+        return len(samples) == len(known) and all(
             sample.shape == one.shape and sample.device == one.device
             for sample, one in zip(samples, known, strict=True)
         )
 
     def _curves(self, position: float) -> list[_Curve]:
         """Of each sample, at a position."""
-        run, rise = self._weights(position)
         curves = []
         for value, *differences in zip(*self._differences, strict=True):
-            line = torch.add(value, differences[0], alpha=run) if differences else value
-            bend = differences[1] * rise if len(differences) > 1 else None
+            line, bend = value, None
+            if differences:
+                line = torch.add(value, differences[0], alpha=self._run(position))
+            if len(differences) > 1:
+                bend = differences[1] * self._rise(position)
             curves.append(_Curve(line, bend))
         return curves
 
-    def _weights(self, position: float) -> tuple[float, float]:
-        """Newton's: of the first and the second difference."""
-        run = position - self._past[0]
-        return run, run * (position - self._past[1]) if len(self._past) > 1 else 0.0
+    def _run(self, position: float) -> float:
+        """Newton's weight of the first difference."""
+        return position - self._past[0]
+
+    def _rise(self, position: float) -> float:
+        """Newton's weight of the second difference."""
+        return self._run(position) * (position - self._past[1])
 
     def _forget(self) -> None:
         self._past, self._differences, self._shares = [], [], None
@@ -174,5 +179,5 @@ def _best(error: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
     """The share of ``apart`` in [0, 1] that leaves least of ``error``, and the square of that."""
     axes = tuple(range(1, error.dim())) or (0,)
     share = (error * apart).sum(axes, keepdim=True) / apart.square().sum(axes, keepdim=True)
-    share = share.nan_to_num(0.0, 0.0, 0.0).clamp(0.0, 1.0)
+    share = share.nan_to_num(0.0).clamp(0.0, 1.0)  # where both forecasts are one
     return share, (error - share * apart).square().sum(axes, keepdim=True)

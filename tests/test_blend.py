@@ -15,7 +15,10 @@ from torch import Tensor
 import tap_ext
 from tap_ext.blend import Blend
 from tap_ext.demo import digits
+from tap_ext.evaluate.line import Line
+from tap_ext.evaluate.methods import METHODS
 from tap_ext.plan import Listed
+from tap_ext.samples import put, taken
 from tests.pipelines.builders import make_transformer
 
 Array = NDArray[np.float64]
@@ -131,6 +134,8 @@ def test_nothing_is_mixed_before_something_is_known() -> None:
     blend.learn(_noise(5), 2.0, _noise(6))
     assert blend.mix(guess, 3.0) is not guess
     assert blend.nbytes == 3 * 4 * math.prod(SHAPE)
+    blend.learn(_noise(6), 3.0)
+    assert blend.nbytes == 3 * 4 * math.prod(SHAPE)
 
 
 OTHERS = {
@@ -206,11 +211,49 @@ def test_only_samples_are_mixed() -> None:
         assert torch.equal(found, expected)
         if isinstance(made, tuple):
             assert made[1] is cache
+    one = Blend()
+    for position, forecast in ((0.0, None), (1.0, None), (4.0, (wrong, wrong))):
+        one.learn((truth(position), truth(position)), position, forecast)
+    assert one.mix((guess, guess), 5.0)[1] is guess
+    held = {"a": guess}  # no output of a model
+    assert taken(held, 1) == [] and put(held, 1, []) is held
     two = Blend(2)
     for position, forecast in ((0.0, None), (1.0, None), (4.0, (wrong, truth(4.0), cache))):
         two.learn((truth(position), truth(position), cache), position, forecast)
     first, second, third = two.mix((guess, guess, cache), 5.0)
     assert torch.equal(first, expected) and torch.equal(second, guess) and third is cache
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_line_alone(dtype: torch.dtype) -> None:
+    """What a control puts in the place of every forecast."""
+    blend, guess = Blend(), _noise(1).to(dtype)
+    assert blend.line(guess, 0.0) is guess and blend.line((), 0.0) == ()
+    first, second = _noise(2).to(dtype), _noise(3).to(dtype)
+    blend.learn(first, 1.0)
+    held = blend.line(guess, 2.0)
+    assert torch.equal(held, first)
+    held.zero_()
+    assert torch.equal(blend.line(guess, 2.0), first)
+    blend.learn(second, 3.0)
+    line = blend.line(guess, 6.0)
+    assert line.dtype == dtype
+    expected = first.double() + (second.double() - first.double()) * (6 - 1) / (3 - 1)
+    torch.testing.assert_close(line, expected.to(dtype))
+    assert blend.line(guess, math.inf) is guess
+    assert blend.line(guess[:1], 6.0).shape == (1, 5, 3)
+
+
+@pytest.mark.parametrize("shape", [(5,), ()])
+def test_a_sample_without_rows_has_one_share(shape: tuple[int, ...]) -> None:
+    truth, wrong, guess = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in range(3)
+    )
+    blend = Blend()
+    for position in (0.0, 1.0):
+        blend.learn(truth * position, position)
+    blend.learn(truth * 4, 4.0, wrong)
+    torch.testing.assert_close(blend.mix(guess, 5.0), truth * 5, rtol=1e-4, atol=1e-4)
 
 
 # -- in a model ----------------------------------------------------------------------------------
@@ -272,6 +315,19 @@ def test_a_model_returns_the_mixture() -> None:
             assert np.abs(mixed[step][row] - expected).max() <= 2e-3 * spread
             differs = max(differs, np.abs(mixed[step][row] - plain[step][row]).max() / spread)
     assert differs > 0.02  # ten times what is allowed above
+
+
+def test_the_control_without_any_forecast() -> None:
+    """Every skip step is the line through the last two full ones, from the first on."""
+    truth = _outputs(make_transformer())
+    model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL))
+    with Line().around(model):
+        made = _outputs(model)
+    for step in range(STEPS):
+        known = [t for t in FULL if t <= step][-2:]
+        expected = _lagrange([(float(t), truth[t]) for t in known], step)
+        np.testing.assert_allclose(made[step], expected, rtol=1e-4, atol=1e-5)
+    assert "line" in METHODS and METHODS["line"].way(8, 50).control == Line()
 
 
 def test_the_first_window_and_full_steps_are_as_without() -> None:
