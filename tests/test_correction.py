@@ -349,7 +349,7 @@ def test_a_state_without_a_sampler_can_look_back() -> None:
     """It gives what a step would have been if it were skipped, and counts nothing."""
     state, twin = _state(), State(Plan(schedule=Listed((0, 2))))
     state.sampling = None
-    assert not state.look_back()  # nothing has begun
+    assert state.look_back() is False  # nothing has begun
     _drive(state, 2)
     assert state.begin() is Step.SKIP and not state.look_back()
     state.predict(*_features(3)[::2])
@@ -367,6 +367,13 @@ def test_a_state_without_a_sampler_can_look_back() -> None:
     state.record(hidden, output, probe)
     assert state.log.chosen() == counted
     assert not state.look_back()  # nothing was skipped since
+
+
+def test_a_step_that_was_predicted_first_is_no_skip_before_itself() -> None:
+    state = State(Plan(schedule=Listed((0, 1, 2))))
+    _drive(state, 3)
+    assert state.begin(3, full=True) is Step.FULL
+    assert state.look_back() is False
 
 
 def test_the_last_step_has_nobody_to_learn_for() -> None:
