@@ -64,9 +64,7 @@ class Blend:
         for sample, share, value, *differences in zip(
             samples, self._shares, *self._differences, strict=True
         ):
-            curve = value
-            if differences:
-                curve = torch.add(curve, differences[0], alpha=self._run(position))
+            curve = self._line(value, differences, position)
             if len(differences) > 1:
                 rise = self._rise(position)
                 curve = torch.addcmul(curve, differences[1], share.bend, value=rise)
@@ -116,13 +114,14 @@ class Blend:
         """Of each sample, at a position."""
         curves = []
         for value, *differences in zip(*self._differences, strict=True):
-            line, bend = value, None
-            if differences:
-                line = torch.add(value, differences[0], alpha=self._run(position))
-            if len(differences) > 1:
-                bend = differences[1] * self._rise(position)
-            curves.append(_Curve(line, bend))
+            bend = differences[1] * self._rise(position) if len(differences) > 1 else None
+            curves.append(_Curve(self._line(value, differences, position), bend))
         return curves
+
+    def _line(self, value: Tensor, differences: Sequence[Tensor], position: float) -> Tensor:
+        if not differences:
+            return value
+        return torch.add(value, differences[0], alpha=self._run(position))
 
     def _run(self, position: float) -> float:
         """Newton's weight of the first difference."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tap_ext.graphs import flatten, layout, strangers, unpack
-from tap_ext.held import held, signature
+from tap_ext.held import held, signature, version_of
 
 __all__ = ["Given", "Pattern"]
 
@@ -106,7 +106,7 @@ class _Fixed:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = weakref.ref(tensor)  # of a ControlNet, say, which gives large ones anew
         self._address = tensor.data_ptr()
-        self._version = None if tensor.is_inference() else tensor._version
+        self._version = version_of(tensor)
 
     def is_still(self, now: Tensor) -> bool:
         """Whether ``now`` is that tensor, neither moved nor, as far as that is told, edited."""

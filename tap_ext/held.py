@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Held", "held", "same", "same_or_copy", "signature"]
+__all__ = ["Held", "held", "same", "same_or_copy", "signature", "version_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Held:
         """Whether both hold the same values in different memory. Reads the device."""
         left, right = self.tensor, other.tensor
         return (
-            self.version == _version(left)
+            self.version == version_of(left)
             and left.data_ptr() != right.data_ptr()
             and signature(left) == signature(right)
             and torch.equal(left, right)
@@ -48,10 +48,11 @@ def held(value: Any) -> Any:
         return tuple((key, held(value[key])) for key in sorted(value, key=str))
     if isinstance(value, (list, tuple)):
         return tuple(held(item) for item in value)
-    return Held(value, _version(value)) if isinstance(value, Tensor) else value
+    return Held(value, version_of(value)) if isinstance(value, Tensor) else value
 
 
-def _version(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> int | None:
+    """What an edit in place changes; None of an inference tensor, which has none."""
     return None if tensor.is_inference() else tensor._version
 
 

@@ -35,6 +35,7 @@ Function = Callable[[tuple[Any, ...], dict[str, Any], Mapping[str, list[Any]]], 
 
 
 _NOTHING: dict[str, Any] = {}
+"""Beside the arguments of a full step; one object, since it is told by its identity."""
 
 
 class OtherTokens(Exception):
