@@ -271,7 +271,8 @@ class Engine:
         """The branch of this call, a new one where none continues."""
         clock = run.clock
         moment = None if clock is None else clock.now()
-        timestep = self._read_timestep(given.arguments[self._known.timestep], needed=moment is None)
+        needed = moment is None or moment.step is None
+        timestep = self._read_timestep(given.arguments[self._known.timestep], needed=needed)
         branch = self._branches.find(run, given.pattern.conditioning, moment, timestep)
         journal = branch.journal if branch is not None else None
         if branch is not None and branch.pattern.signature != given.signature:
@@ -360,11 +361,10 @@ class Engine:
         self._branches.finish(run)
 
     def _read_timestep(self, timestep: Tensor | float, *, needed: bool) -> float | None:
-        """The timestep's value where reading it is free or unavoidable."""
+        """The timestep's value where it is needed; elsewhere the device, if any, is left alone."""
         if not isinstance(timestep, Tensor):
             return float(timestep)
-        free = timestep.device.type == "cpu"
-        if free or needed or self.config.position == "sigma":
+        if needed or self.config.position == "sigma":
             if timestep.numel() <= 1:
                 return float(timestep) if timestep.numel() else None
             # Tokens that are given stand still at the time of clean data while others move, in
