@@ -17,15 +17,17 @@ left less, each with its own share; of one full step it is that step.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tap_ext.samples import put, taken
+from tap_ext.uploads import Uploads, upload
 
 __all__ = ["Blend"]
 
@@ -36,7 +38,11 @@ DEPTH = 3
 class Blend:
     """What one branch returned in its last full steps, and how far the curve through it is right.
 
-    No step waits for the device.
+    As in ``tap_ext.buffers``, what a skip step needs lies at fixed addresses, and what it changes
+    comes in two halves: ``aim`` on the host, ``mix`` on the device. No step waits for the device.
+
+    Attributes:
+        moves: how often the buffers were allocated; who has recorded ``mix`` records it again.
     """
 
     def __init__(self, samples: int = 1) -> None:
@@ -47,37 +53,55 @@ class Blend:
         """
         self._samples = samples
         self._past: list[float] = []
-        self._differences: list[list[Tensor]] = []
-        self._shares: list[_Share] | None = None
+        self._curves: list[_Curve] = []
+        self._weights: Tensor | None = None
+        self._uploads: Uploads | None = None
+        self._learned = False
+        self.moves = 0
 
-    def mix(self, forecast: Any, position: float) -> Any:
-        """What a step should return, with the curve's share in it.
+    def aim(self, position: float, *, mixing: bool = True) -> bool:
+        """First half of a step that is forecast: where it lies. Host work.
+
+        Args:
+            position: the step's abscissa.
+            mixing: whether the curve is to have its share.
+
+        Returns:
+            Whether it has one, as far as the host knows.
+        """
+        if self._weights is None:
+            return False
+        assert self._uploads is not None
+        known = bool(self._past) and math.isfinite(position)
+        mixes = known and mixing and self._learned
+        newton = self._newton(position) if known else (0.0, 0.0)
+        make = functools.partial(np.array, (mixes, *newton), np.float32)
+        self._weights.copy_(self._uploads.get(None, make, mixes, *newton))
+        return mixes
+
+    def mix(self, forecast: Any) -> Any:
+        """Second half: what the step should return. Work on the device, at fixed addresses.
 
         Args:
             forecast: what a skip step returned; as it is where no share is known.
-            position: the step's abscissa.
         """
         samples = taken(forecast, self._samples)
-        if self._shares is None or not self._fits(samples) or not math.isfinite(position):
+        if self._weights is None or not self._fits(samples):
             return forecast
-        mixed = []
-        for sample, share, value, *differences in zip(
-            samples, self._shares, *self._differences, strict=True
-        ):
-            curve = self._line(value, differences, position)
-            if len(differences) > 1:
-                rise = self._rise(position)
-                curve = torch.addcmul(curve, differences[1], share.bend, value=rise)
-            mixed.append(torch.lerp(sample.float(), curve, share.curve).to(sample.dtype))
+        mixes, *newton = self._weights.unbind()
+        mixed = [
+            torch.lerp(sample.float(), curve.at(*newton), curve.share * mixes).to(sample.dtype)
+            for sample, curve in zip(samples, self._curves, strict=True)
+        ]
         return put(forecast, self._samples, mixed)
 
-    def line(self, forecast: Any, position: float) -> Any:
-        """What a step should return were the line all there is; of one full step that step."""
+    def line(self, forecast: Any) -> Any:
+        """The second half were the line all there is; of one full step that step."""
         samples = taken(forecast, self._samples)
-        if not self._fits(samples) or not math.isfinite(position):
+        if self._weights is None or not self._past or not self._fits(samples):
             return forecast
-        pairs = zip(samples, self._curves(position), strict=True)
-        lines = [curve.line.to(sample.dtype, copy=True) for sample, curve in pairs]
+        pairs = zip(samples, self._curves, strict=True)
+        lines = [curve.line(self._weights[1]).to(sample.dtype) for sample, curve in pairs]
         return put(forecast, self._samples, lines)
 
     def learn(self, output: Any, position: float, forecast: Any = None) -> None:
@@ -90,88 +114,104 @@ class Blend:
                 not known.
         """
         samples = [sample.detach().float() for sample in taken(output, self._samples)]
+        if not math.isfinite(position) or len({sample.device for sample in samples}) != 1:
+            self.clear()
+            return
+        if not self._fits(samples) or position in self._past:
+            self._allocate(samples)
         guessed = [] if forecast is None else taken(forecast, self._samples)
-        if guessed and math.isfinite(position) and self._fits(samples) and self._fits(guessed):
-            self._shares = list(map(_learned, samples, guessed, self._curves(position)))
-        if math.isfinite(position):
-            self._add(samples, position)
-        else:
-            self._forget()
+        if self._past and self._fits(guessed):
+            newton = np.array(self._newton(position), dtype=np.float32)
+            weights = upload(newton, samples[0].device).unbind()
+            for sample, guess, curve in zip(samples, guessed, self._curves, strict=True):
+                curve.learn(sample, guess.float(), *weights)
+            self._learned = True
+        for sample, curve in zip(samples, self._curves, strict=True):
+            curve.add(sample, [position - past for past in self._past[: DEPTH - 1]])
+        self._past = [position, *self._past][:DEPTH]
+
+    def clear(self) -> None:
+        """Forget the run; buffers are kept."""
+        self._past, self._learned = [], False
+        for curve in self._curves:
+            curve.clear()
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: one float32 sample per full step that the curve goes by."""
-        return sum(tensor.nbytes for tensors in self._differences for tensor in tensors)
+        """Bytes held: above all one float32 sample per full step that the curve goes by."""
+        return sum(curve.nbytes for curve in self._curves)
 
     def _fits(self, samples: Sequence[Tensor]) -> bool:
-        known = self._differences[0] if self._differences else []
-        return len(samples) == len(known) and all(
-            sample.shape == one.shape and sample.device == one.device
-            for sample, one in zip(samples, known, strict=True)
+        return len(samples) == len(self._curves) > 0 and all(
+            curve.fits(sample) for sample, curve in zip(samples, self._curves, strict=True)
         )
 
-    def _curves(self, position: float) -> list[_Curve]:
-        """Of each sample, at a position."""
-        curves = []
-        for value, *differences in zip(*self._differences, strict=True):
-            bend = differences[1] * self._rise(position) if len(differences) > 1 else None
-            curves.append(_Curve(self._line(value, differences, position), bend))
-        return curves
+    def _allocate(self, samples: Sequence[Tensor]) -> None:
+        self.clear()
+        if not self._fits(samples):
+            with torch.inference_mode(False):
+                self._curves = [_Curve(sample) for sample in samples]
+                self._weights = torch.zeros(3, device=samples[0].device)
+            self._uploads = Uploads(samples[0].device)
+            self.moves += 1
 
-    def _line(self, value: Tensor, differences: Sequence[Tensor], position: float) -> Tensor:
-        if not differences:
-            return value
-        return torch.add(value, differences[0], alpha=self._run(position))
-
-    def _run(self, position: float) -> float:
-        """Newton's weight of the first difference."""
-        return position - self._past[0]
-
-    def _rise(self, position: float) -> float:
-        """Newton's weight of the second difference."""
-        return self._run(position) * (position - self._past[1])
-
-    def _forget(self) -> None:
-        self._past, self._differences, self._shares = [], [], None
-
-    def _add(self, samples: list[Tensor], position: float) -> None:
-        """Newton's divided differences of one full step more, newest first."""
-        if not self._fits(samples) or position in self._past:
-            self._forget()
-        fresh = [[sample.clone() for sample in samples]]
-        for past, old in zip(self._past[: DEPTH - 1], self._differences, strict=False):
-            pairs = zip(fresh[-1], old, strict=True)
-            fresh.append([(new - known) / (position - past) for new, known in pairs])
-        self._past = [position, *self._past][:DEPTH]
-        self._differences = fresh
+    def _newton(self, position: float) -> tuple[float, float]:
+        """Newton's weights of the first and the second difference."""
+        run = position - self._past[0]
+        return run, run * (position - self._past[1]) if len(self._past) > 1 else 0.0
 
 
-@dataclass(frozen=True)
 class _Curve:
-    """A sample's curve at one position: the line, and what takes it to the parabola."""
+    """Through what a model returned of one sample: divided differences, and the curve's share.
 
-    line: Tensor
-    bend: Tensor | None
+    Attributes:
+        share: (B, 1, ...), of each row, a number where there are none; 0 until it is known.
+    """
 
+    def __init__(self, sample: Tensor) -> None:
+        """Room for samples like this one."""
+        rows = sample.shape[:1] if sample.dim() > 1 else ()
+        self._planes = sample.new_zeros((DEPTH, *sample.shape), dtype=torch.float32)
+        self.share = sample.new_zeros((*rows, *[1] * (sample.dim() - 1)), dtype=torch.float32)
+        self._bend = torch.zeros_like(self.share)  # 1 where the parabola is better
 
-@dataclass(frozen=True)
-class _Share:
-    """Of a sample's rows, each (B, 1, ...): the curve's share, and whether it is bent."""
+    def fits(self, sample: Tensor) -> bool:
+        """Whether there is room for this one."""
+        return sample.shape == self._planes[0].shape and sample.device == self._planes.device
 
-    curve: Tensor
-    bend: Tensor
+    def line(self, run: Tensor) -> Tensor:
+        """The line at a position that is ``run`` after the newest step."""
+        return torch.addcmul(self._planes[0], self._planes[1], run)
 
+    def at(self, run: Tensor, rise: Tensor) -> Tensor:
+        """The line or the parabola, whichever is better."""
+        return torch.addcmul(self.line(run), self._planes[2], self._bend * rise)
 
-def _learned(sample: Tensor, forecast: Tensor, curve: _Curve) -> _Share:
-    """What would have been best."""
-    guess = forecast.float()
-    error = sample - guess
-    share, left = _best(error, curve.line - guess)
-    if curve.bend is None:
-        return _Share(share, torch.zeros_like(share))
-    other, less = _best(error, curve.line + curve.bend - guess)
-    bent = less < left
-    return _Share(torch.where(bent, other, share), bent.to(share.dtype))
+    def learn(self, sample: Tensor, guess: Tensor, run: Tensor, rise: Tensor) -> None:
+        """Find out what share would have been best."""
+        error, line = sample - guess, self.line(run)
+        share, left = _best(error, line - guess)
+        other, less = _best(error, torch.addcmul(line, self._planes[2], rise) - guess)
+        self.share.copy_(torch.where(less < left, other, share).view_as(self.share))
+        self._bend.copy_((less < left).view_as(self.share))
+
+    def add(self, sample: Tensor, distances: Sequence[float]) -> None:
+        """Put a full step in front, by its distances from those before it."""
+        fresh = [sample.nan_to_num(0.0, 0.0, 0.0)]  # so that no share is no share: 0 * inf is none
+        for distance, old in zip(distances, self._planes, strict=False):
+            fresh.append((fresh[-1] - old) / distance)
+        for plane, new in zip(self._planes, fresh, strict=False):
+            plane.copy_(new)
+
+    def clear(self) -> None:
+        """Forget all."""
+        for tensor in (self._planes, self.share, self._bend):
+            tensor.zero_()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._planes.nbytes + self.share.nbytes + self._bend.nbytes
 
 
 def _best(error: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,21 +7,19 @@ captured as part of a CUDA graph and replayed.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tap_ext import ops
 from tap_ext.predictors import Predictor, Rows, gaps
-from tap_ext.uploads import stream_of, upload
+from tap_ext.uploads import Uploads, upload
 
 __all__ = ["Candidates", "Remembered", "Stack", "alike"]
-
-MAX_SENT = 256
-"""Steps whose rows are kept on the device, by a few hundred bytes each; a run has some forty."""
 
 
 @dataclass(frozen=True)
@@ -129,25 +127,20 @@ class Candidates:
         self.counts: Tensor | None = None
         self._counts: Tensor | None = None
         self._owners: Tensor | None = None
-        self._sent: dict[Any, tuple[Rows, Tensor, Tensor]] = {}
         self._numbers: Tensor | None = None
+        self._sent: Tensor | None = None
+        self._uploads: Uploads | None = None
 
     def aim(self, table: Rows, unit: float, device: torch.device, *, counted: bool = True) -> None:
         """First half of a skip step: these rows, for positions that are ``unit`` apart."""
         if self.weights is None or self.weights.device != device:
             self._allocate((self._size, table.difference.shape[1]), device)
-        assert self.weights is not None and self._owners is not None
-        key = id(table), unit, counted, stream_of(device)
-        if (sent := self._sent.get(key)) is None:
-            if len(self._sent) >= MAX_SENT:
-                self._sent.clear()
-            weights, owners = self._prepare(table, unit, counted)
-            sent = table, upload(weights, device), upload(owners, device)
-            self._sent[key] = sent  # with the table, so that no other gets its place in memory
-        self.weights.copy_(sent[1])
-        self._owners.copy_(sent[2])
+        assert self._sent is not None and self._uploads is not None
+        pack = functools.partial(self._pack, table, unit, counted)
+        self._sent.copy_(self._uploads.get(table, pack, unit, counted))
 
-    def _prepare(self, table: Rows, unit: float, counted: bool) -> tuple[Any, Any]:
+    def _pack(self, table: Rows, unit: float, counted: bool) -> npt.NDArray[np.uint8]:
+        """Weights and owners, as they lie in the buffer."""
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
         difference = table.difference * unit ** np.arange(table.difference.shape[1])
         missing = self._size - len(table)
@@ -155,16 +148,22 @@ class Candidates:
         owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
         if not counted:  # by a number, so that the second half is the same work
             owners[:] = self._size
-        return weights, owners
+        packed = np.zeros(_packed(weights.shape), dtype=np.uint8)
+        packed[: weights.nbytes] = weights.reshape(-1).view(np.uint8)
+        packed[-owners.nbytes :] = owners.view(np.uint8)
+        return packed
 
-    def _allocate(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self._sent.clear()
+    def _allocate(self, shape: tuple[int, int], device: torch.device) -> None:
+        size, planes = shape
         with torch.inference_mode(False):
-            self.weights = torch.empty(shape, dtype=torch.float32, device=device)
-            self._counts = torch.zeros(self._size + 1, dtype=torch.int64, device=device)
-            self.counts = self._counts[: self._size]
-            self._owners = torch.empty(self._size, dtype=torch.int64, device=device)
-            self._numbers = torch.arange(self._size, dtype=torch.int32, device=device)
+            self._sent = torch.empty(_packed(shape), dtype=torch.uint8, device=device)
+            self._counts = torch.zeros(size + 1, dtype=torch.int64, device=device)
+            self._numbers = torch.arange(size, dtype=torch.int32, device=device)
+            # one buffer, so that a step copies once
+            self.weights = self._sent[: 4 * size * planes].view(torch.float32).view(shape)
+            self._owners = self._sent[-8 * size :].view(torch.int64)
+        self.counts = self._counts[:size]
+        self._uploads = Uploads(device)
 
     def count(self, index: Tensor) -> None:
         """Second half: add the choices of one skip step, ``index`` (B, N) into the rows."""
@@ -186,6 +185,12 @@ class Candidates:
         assert self.counts is not None
         self.counts.copy_(counts)
         return self.counts
+
+
+def _packed(shape: tuple[int, ...]) -> int:
+    """Bytes of float32 weights of a shape and an int64 owner of each row, which begins at 8 n."""
+    size, planes = shape
+    return -(-4 * size * planes // 8) * 8 + 8 * size
 
 
 def alike(left: Tensor, right: Tensor) -> bool:

@@ -92,7 +92,8 @@ class Engine:
         self._steps = Steps(config)
         self._compilation = Compilation()
         self._compile()
-        self._verdicts: dict[Any, str | None] = {}
+        self._right: set[Any] = set()
+        self._wrong: dict[Any, str] = {}
         self.fallbacks: Counter[str] = Counter()
         self._journal = Journal()
         self.full = 0
@@ -169,13 +170,13 @@ class Engine:
             known = self._known
             pattern = Pattern(args, arguments, known.latents, known.timestep, known.conditioning)
         given = Given(args, kwargs, arguments, pattern)
-        if (reason := self._verdicts.get(given.signature)) is not None:
+        if self._wrong and (reason := self._wrong.get(given.signature)) is not None:
             return self._untouched(reason, args, kwargs)
         try:
             return self._step(model, run, given)
         except AdapterError as error:
             self._branches.drop(run)
-            self._verdicts[given.signature] = str(error)
+            self._note_check(given.signature, str(error))
             return self._untouched(str(error), args, kwargs)
         except BaseException:
             self._branches.drop(run)
@@ -198,7 +199,7 @@ class Engine:
         if self._entered.stale(model):
             self._views = Views(model, self._known)
             self._compile()
-            self._verdicts.clear()
+            self._forget_checks()
         due = self._begin_step(branch)
         try:
             if due is Step.SKIP:
@@ -310,8 +311,8 @@ class Engine:
         prediction = clock.prediction() if clock is not None and self.config.corrector else None
         if angles is not None and prediction is not None:
             branch.sampling = Sampling(angles[done:], prediction)
-        if self.config.blend:
-            branch.blend = Blend(len(self._known.streams))
+        if self.config.blend and slot.blend is None:
+            slot.blend = Blend(len(self._known.streams))
         self._add_stream(branch, 0, plan)
         return branch
 
@@ -383,7 +384,7 @@ class Engine:
 
     def _is_settled(self, branch: Branch, given: Given) -> bool:
         """Whether a full step of this branch can find out nothing new."""
-        checked = given.signature in self._verdicts or not self.config.self_check
+        checked = given.signature in self._right or not self.config.self_check
         return checked and bool(branch.takes)
 
     def _look_back(self, branch: Branch, given: Given) -> Hindsight | None:
@@ -395,7 +396,7 @@ class Engine:
             return None  # the full step finds out by itself
 
     def _full_step(self, run: Run, branch: Branch, given: Given) -> Any:
-        if self._steps.asked(Step.FULL) and self._is_settled(branch, given):
+        if self._steps.asked(Step.FULL, branch) and self._is_settled(branch, given):
             try:
                 output = self._steps.full(self._entered, branch, given)
             except OtherTokens:
@@ -412,10 +413,10 @@ class Engine:
         if not call.passages[0].used:  # a call that only fills a cache of keys and values, say
             self._tell("the first block or the head was not called", warn=not self.full)
             return output
-        known = given.signature in self._verdicts
+        known = given.signature in self._right
         if (not known and self.config.self_check) or not call.located:
             self._check(given, call, output)
-        if self._verdicts.get(given.signature) is None and call.located:
+        if given.signature not in self._wrong and call.located:
             self._record(branch, call)
         self.full += 1
         run.full += 1
@@ -447,10 +448,19 @@ class Engine:
         inside = any(given.arguments.get(name) is not None for name in self._known.between)
         between = inside or self._known.adds
         wrong = verify(self._entered, call, output, given.args, given.kwargs, between=between)
-        if len(self._verdicts) >= MAX_VERDICTS:
-            self._verdicts.clear()
-        verdict = None if wrong is None else f"the self-check failed: {wrong}"
-        self._verdicts[given.signature] = verdict
+        self._note_check(given.signature, wrong and f"the self-check failed: {wrong}")
+
+    def _note_check(self, signature: Any, wrong: str | None) -> None:
+        if len(self._right) + len(self._wrong) >= MAX_VERDICTS:
+            self._forget_checks()
+        if wrong is None:
+            self._right.add(signature)
+        else:
+            self._wrong[signature] = wrong
+
+    def _forget_checks(self) -> None:
+        self._right.clear()
+        self._wrong.clear()
 
     @property
     def _living(self) -> nn.Module:
@@ -533,7 +543,7 @@ def _holds_nothing(latents: Tensor) -> bool:
         return False
     return (
         latents.is_meta
-        or isinstance(latents, FakeTensor)
+        or (type(latents) is not Tensor and isinstance(latents, FakeTensor))
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or torch._C._functorch.peek_interpreter_stack() is not None
         or get_proxy_mode() is not None

@@ -8,9 +8,9 @@ out once.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,34 @@ from torch import Tensor, nn
 from tap_ext.graphs import flatten, layout, strangers, unpack
 from tap_ext.held import held, signature, version_of
 
-__all__ = ["Given", "Pattern"]
+__all__ = ["Flat", "Given", "Pattern"]
 
 
-@dataclass(frozen=True)
-class _Flat:
-    """A call's tensors, without those that change, and where these belong."""
+class Flat(NamedTuple):
+    """The tensors of a call, out of what holds them, as a recorded function is fed with them.
+
+    Attributes:
+        tensors: all of them.
+        rest: the rest, as ``join`` takes it.
+        key: what calls have in common that the same recording is right for.
+        moving: places of the tensors that may be others, or have others' values, than in another
+            call with this very key; None: any.
+    """
+
+    tensors: list[Tensor]
+    rest: Any
+    key: Hashable
+    moving: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A call's tensors and where those belong that change."""
 
     beside: Any
     device: torch.device
-    tensors: list[Tensor]
-    moving: list[tuple[int, str]]
-    rest: Any
-    layout: tuple[Any, ...]
+    flat: Flat
+    changing: tuple[tuple[int, str], ...]
 
 
 class Pattern:
@@ -42,7 +57,7 @@ class Pattern:
         moving: what latents and timestep look like, by name; empty where they are no tensors, or
             where another argument may change unseen: then no call fits.
         again: whether another call has fitted.
-        flat: one call's tensors, by kind of step.
+        kept: one call's tensors, by kind of step.
     """
 
     def __init__(
@@ -58,20 +73,30 @@ class Pattern:
         self.signature = signature(rest)
         self.conditioning = held([arguments.get(name) for name in conditioning])
         self.moving: dict[str, tuple[Any, ...]] = {}
-        self.flat: dict[Any, _Flat] = {}
+        self.kept: dict[Any, _Kept] = {}
         self.again = False
         self._names = len(args), list(arguments)
-        self._fixed: list[tuple[str, Any]] = []
-        self._tensors: list[_Fixed] = []
+        self._plain: list[tuple[str, Any]] = []
+        self._fixed: list[tuple[str, _Fixed]] = []
+        self._nested: list[tuple[str, Any, list[_Fixed]]] = []
         moving = [arguments.get(latents), arguments.get(timestep)]
-        fixed = {name: unpack(value) for name, value in rest.items() if name != latents}
-        found = [tensor for tensors, _ in fixed.values() for tensor in tensors]
-        known = not any(True for _, left in fixed.values() for _ in strangers(left))
-        known = known and all(map(_is_dense, found))
-        if known and all(type(value) is Tensor for value in moving):
-            self.moving = {name: _form(arguments[name]) for name in (latents, timestep)}
-            self._fixed = [(name, left) for name, (_, left) in fixed.items()]
-            self._tensors = [_Fixed(tensor) for tensor in found]
+        if all(type(value) is Tensor for value in moving):
+            fixed = {name: value for name, value in rest.items() if name != latents}
+            if all(self._note(name, value) for name, value in fixed.items()):
+                self.moving = {name: _form(arguments[name]) for name in (latents, timestep)}
+
+    def _note(self, name: str, value: Any) -> bool:
+        """Remember an argument; False where it may change unseen."""
+        found, left = unpack(value)
+        if any(True for _ in strangers(left)) or not all(map(_is_dense, found)):
+            return False
+        if isinstance(value, Tensor):
+            self._fixed.append((name, _Fixed(value)))
+        elif type(value) in (list, tuple, dict):
+            self._nested.append((name, left, [_Fixed(tensor) for tensor in found]))
+        else:
+            self._plain.append((name, value))
+        return True
 
     def fits(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> bool:
         """Whether a call has these very objects, unedited, and latents and a timestep like these.
@@ -80,17 +105,20 @@ class Pattern:
         """
         if not self.moving or (len(args), list(arguments)) != self._names:
             return False
-        found: list[Tensor] = []
-        for name, left in self._fixed:
-            tensors, now = unpack(arguments[name])
-            if now != left:
+        for name, value in self._plain:
+            now = arguments[name]
+            if now is not value and (type(now) is not type(value) or now != value):
                 return False
-            found += tensors
-        if not all(map(_Fixed.is_still, self._tensors, found)):
-            return False
+        for name, tensor in self._fixed:
+            if not tensor.is_still(arguments[name]):
+                return False
+        for name, left, tensors in self._nested:
+            found, rest = unpack(arguments[name])
+            if rest != left or not all(map(_Fixed.is_still, tensors, found)):
+                return False
         for name, form in self.moving.items():
-            value = arguments[name]
-            if type(value) is not Tensor or _form(value) != form:
+            now = arguments[name]
+            if type(now) is not Tensor or _form(now) != form:
                 return False
         self.again = True
         return True
@@ -121,8 +149,7 @@ def _form(value: Tensor) -> tuple[Any, ...]:
     return value.shape, value.dtype, value.device, value.stride(), value.requires_grad
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What one call was given.
 
     Attributes:
@@ -142,44 +169,49 @@ class Given:
         """Shapes, dtypes, devices and plain values, the timestep's left out."""
         return self.pattern.signature
 
-    def flatten(
-        self, kind: Any, beside: dict[str, Any], device: torch.device
-    ) -> tuple[list[Tensor], Any, tuple[Any, ...]]:
-        """The tensors of ``(args, kwargs, beside)``, out of what holds them.
+    def flatten(self, kind: Any, beside: dict[str, Any], device: torch.device) -> Flat:
+        """The tensors of ``(args, kwargs, beside)``.
 
         Args:
             kind: of the step.
             beside: what the step needs beside its arguments; not edited later on.
             device: where all of them must lie.
 
-        Returns:
-            The tensors, the rest as ``join`` takes it, and the tensors' layout.
-
         Raises:
             Uncapturable: there is what is neither tensor nor plain, or a tensor elsewhere.
         """
-        kept = self.pattern.flat.get(kind)
-        if kept is None or kept.beside is not beside or kept.device != device:
-            value = self.args, self.kwargs, dict(beside)
-            tensors, rest = flatten(value, device, "a call of the model")
-            if self.pattern.again:
-                self._keep(kind, beside, device, tensors, rest)
-            return tensors, rest, layout(tensors)
-        tensors = kept.tensors.copy()
-        for place, name in kept.moving:
-            tensors.insert(place, self.arguments[name])
-        return tensors, kept.rest, kept.layout
+        kept = self.pattern.kept.get(kind)
+        if kept is not None and kept.beside is beside and kept.device == device:
+            tensors = kept.flat.tensors.copy()
+            for place, name in kept.changing:
+                tensors[place] = self.arguments[name]
+            return Flat(tensors, *kept.flat[1:])
+        value = self.args, self.kwargs, dict(beside)
+        tensors, rest = flatten(value, device, "a call of the model")
+        flat = Flat(tensors, rest, (kind, rest, layout(tensors)))
+        if self.pattern.again:
+            self._keep(kind, beside, device, flat)
+        return flat
 
-    def _keep(
-        self, kind: Any, beside: Any, device: torch.device, tensors: list[Tensor], rest: Any
-    ) -> None:
-        moving = [
+    def _keep(self, kind: Any, beside: Any, device: torch.device, flat: Flat) -> None:
+        names = self.pattern.moving
+        changing = tuple(
             (place, name)
-            for place, tensor in enumerate(tensors)
-            for name in self.pattern.moving
+            for place, tensor in enumerate(flat.tensors)
+            for name in names
             if tensor is self.arguments[name]
-        ]
-        if len(moving) != 2:  # none does, or one tensor is given twice
+        )
+        if len(changing) != len(names):  # none does, or one tensor is given twice
             return
-        fixed = [t for place, t in enumerate(tensors) if place not in dict(moving)]
-        self.pattern.flat[kind] = _Flat(beside, device, fixed, moving, rest, layout(tensors))
+        tensors: list[Any] = flat.tensors.copy()
+        for place, _ in changing:
+            tensors[place] = None  # kept by nobody
+        places = dict(changing)
+        moving = tuple(
+            place
+            for place, tensor in enumerate(flat.tensors)
+            if place in places or tensor.is_inference()  # which may be edited unseen
+        )
+        self.pattern.kept[kind] = _Kept(
+            beside, device, Flat(tensors, flat.rest, flat.key, moving), changing
+        )

@@ -390,7 +390,8 @@ class Plan:
 
     def is_full(self, step: int) -> bool:
         """Whether ``step``, counted from 0, is full."""
-        _arguments.integer("step", step, 0, 2**63)
+        if type(step) is not int or not 0 <= step <= 2**63:  # asked at every step of a run
+            _arguments.integer("step", step, 0, 2**63)
         total = self.num_steps
         if step == 0 or (total is not None and (total <= _ALWAYS_FULL or step >= total)):
             return True

@@ -106,7 +106,7 @@ class ModelStats:
         skip: skip steps of all runs and branches.
         branches: the last run.
         fallbacks: calls that ran untouched, by reason.
-        nbytes: bytes held by histories, in use or kept for the next run.
+        nbytes: bytes held by histories and blends, in use or kept for the next run.
         captured: steps captured as CUDA graphs since it was accelerated or configured.
         replayed: steps that were replays of these.
         uncaptured: steps that were to be captured and ran eagerly, by reason.

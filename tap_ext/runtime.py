@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import threading
 import time
 import weakref
@@ -270,16 +271,30 @@ class Slot:
 
     Attributes:
         states: a state per stream.
+        blend: what forecasts are mixed with; None: with nothing.
         graphs: captured steps; None: nothing was to be captured yet.
     """
 
     states: dict[int, State] = field(default_factory=dict)
+    blend: Blend | None = None
     graphs: Graphs | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held by histories."""
-        return sum(state.nbytes for state in self.states.values())
+        """Bytes held by histories and the blend."""
+        mixed = 0 if self.blend is None else self.blend.nbytes
+        return mixed + sum(state.nbytes for state in self.states.values())
+
+    def reset(self) -> None:
+        """Forget the run."""
+        for state in self.states.values():
+            state.reset()
+        if self.blend is not None:
+            self.blend.clear()
+
+
+def _captures() -> bool:
+    return os.environ.get("TAP_EXT_GRAPHS") != "0"
 
 
 @dataclass(eq=False)
@@ -292,9 +307,9 @@ class Branch:
         conditioning: what it is known by, as ``held`` gives it.
         slot: where its histories and graphs lie.
         journal: what its run did.
+        captures: whether its steps may be captured; ``TAP_EXT_GRAPHS=0`` says no.
         states: its history, one per stream that was seen; the first decides on the steps.
         sampling: what corrections go by; None: there are none.
-        blend: what its forecasts are mixed with; None: with nothing.
         takes: which tokens the head of each stream is given, since the last full step.
         idle: outputs of idle modules, from the last full step.
         moment: where the pipeline was at its last call; None: unknown.
@@ -307,9 +322,9 @@ class Branch:
     conditioning: Any
     slot: Slot
     journal: Journal
+    captures: bool = field(default_factory=_captures)
     states: dict[int, State] = field(default_factory=dict)
     sampling: Sampling | None = None
-    blend: Blend | None = None
     takes: tuple[slice | None, ...] = ()
     idle: dict[str, list[Any]] = field(default_factory=dict)
     moment: Moment | None = None
@@ -321,6 +336,11 @@ class Branch:
         if self.trend is None:
             self.trend = _sign(self.timestep, timestep)
         self.moment, self.timestep = moment, timestep
+
+    @property
+    def blend(self) -> Blend | None:
+        """What its forecasts are mixed with; None: with nothing."""
+        return self.slot.blend
 
     def turned(self, timestep: float | None) -> bool:
         """Whether the timestep moves against the trend since the last call."""
@@ -342,6 +362,9 @@ class Branches:
 
     def of(self, run: Run) -> list[Branch]:
         """The branches of a run, least recently used first."""
+        known = self._by_run.get(run)
+        if known is not None:
+            return known
         with self._lock:
             run.holders.add(self)
             return self._by_run.setdefault(run, [])
@@ -373,6 +396,8 @@ class Branches:
     def use(self, run: Run, branch: Branch) -> None:
         """Note that a branch was used; the least recently used are retired beyond the bound."""
         branches = self.of(run)
+        if branches[-1:] == [branch]:
+            return
         if branch in branches:
             branches.remove(branch)
         branches.append(branch)
@@ -393,8 +418,7 @@ class Branches:
         if branch not in branches:  # another thread has cleared all
             return
         branches.remove(branch)
-        for state in branch.states.values():
-            state.reset()
+        branch.slot.reset()
         with self._lock:
             self._spare.append((branch.pattern.signature, branch.slot))
             del self._spare[:-MAX_BRANCHES]

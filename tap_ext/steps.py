@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -71,14 +71,13 @@ class Steps:
         for state in branch.states.values():
             if state.due is Step.SKIP:
                 state.aim()
+        blend = branch.blend
+        mixes = blend is not None and blend.aim(branch.states[0].position)
         output, used = self._forecast(views, branch, given)
         for stream in used:
             branch.states[stream].conclude()
-        if branch.blend is None:
-            return output
-        mixed = branch.blend.mix(output, branch.states[0].position)
-        self.blended += mixed is not output
-        return mixed
+        self.blended += mixes
+        return output
 
     def look_back(self, views: Views, branch: Branch, given: Given) -> Hindsight | None:
         """What a full step that is due would have been as a skip step, where that is of use.
@@ -91,10 +90,15 @@ class Steps:
         seen = [state.look_back() for state in states] if blend is not None else gains
         if not seen or not seen[0]:  # the first decides for all, as it does on the steps
             return None
+        if blend is not None:
+            blend.aim(states[0].position, mixing=False)
         plain, used = self._forecast(views, branch, given)
         if 0 not in used:  # a call that only fills a cache of keys and values, say
             return None
-        forecast = plain if blend is None else blend.mix(plain, states[0].position)
+        forecast = plain
+        if blend is not None and gains[0]:
+            blend.aim(states[0].position)
+            forecast = blend.mix(plain)
         return Hindsight(gains[0], forecast, len(views.spec.streams), plain)
 
     def _forecast(self, views: Views, branch: Branch, given: Given) -> tuple[Any, tuple[int, ...]]:
@@ -114,7 +118,10 @@ class Steps:
             call = Call.after(
                 branch.takes, idle, forecast, want_probe=self._modulated, unwritten=unwritten
             )
-            return run_view(views.skip, call, args, kwargs), tuple(used)
+            output = run_view(views.skip, call, args, kwargs)
+            if branch.blend is not None:
+                output = branch.blend.mix(output)
+            return output, tuple(used)
 
         made: tuple[Any, tuple[int, ...]] = self._run(Step.SKIP, step, views, branch, given)
         return made
@@ -147,11 +154,11 @@ class Steps:
             state.conclude()
         return output
 
-    def asked(self, kind: Step) -> bool:
-        """Whether steps of this kind are to be captured; ``TAP_EXT_GRAPHS=0`` says none."""
-        if os.environ.get("TAP_EXT_GRAPHS") == "0":
-            return False
-        return self._config.graphs == "all" or (kind is Step.SKIP and self._config.graphs != "off")
+    def asked(self, kind: Step, branch: Branch) -> bool:
+        """Whether steps of this kind are to be captured."""
+        graphs = self._config.graphs
+        wanted = graphs == "all" or (kind is Step.SKIP and graphs != "off")
+        return wanted and branch.captures
 
     def _obstacle(self, kind: Step, views: Views, branch: Branch) -> str | None:
         """What stands against capturing."""
@@ -176,23 +183,25 @@ class Steps:
     ) -> Any:
         plain = functools.partial(step, given.args, given.kwargs, branch.idle)
         device = branch.states[0].device
-        if device is None or not self.asked(kind):
+        if device is None or not self.asked(kind, branch):
             return plain()
         graphs = self._graphs(kind, views, branch, device)
         if graphs is None:
             return plain()
         try:
             idle = branch.idle if kind is Step.SKIP else _NOTHING
-            inputs, rest, form = given.flatten(kind, idle, device)
+            flat = given.flatten(kind, idle, device)
         except Uncapturable as error:
             self._tell(str(error))
             return plain()
 
         def function(inputs: Sequence[Tensor]) -> Any:
-            return step(*join(inputs, rest))
+            return step(*join(inputs, flat.rest))
 
         before = graphs.captured, graphs.replayed
-        output = graphs.call((kind, rest, form), function, inputs)
+        parts = views.parts[False] if kind is Step.SKIP else None
+        around = contextlib.nullcontext if parts is None else parts.narrowed
+        output = graphs.call(flat.key, function, flat.tensors, flat.moving, around)
         self.captured += graphs.captured - before[0]
         self.replayed += graphs.replayed - before[1]
         return output
@@ -208,7 +217,7 @@ class Steps:
                 return None
             slot.graphs = Graphs(recorder, self._warn)
         reason = self._obstacle(kind, views, branch)
-        if reason is None and slot.graphs.expect(kind, self._premise(kind, views, device)):
+        if reason is None and slot.graphs.expect(kind, self._premise(kind, views, branch, device)):
             reason = hooked(views.parts[kind is Step.FULL])
             if reason is not None:
                 slot.graphs.expect(kind, None)
@@ -217,15 +226,16 @@ class Steps:
             return None
         return slot.graphs
 
-    def _premise(self, kind: Step, views: Views, device: torch.device) -> Any:
+    def _premise(self, kind: Step, views: Views, branch: Branch, device: torch.device) -> Any:
         """What a replay takes for granted beside its inputs."""
         autocast = torch.is_autocast_enabled(device.type)
         return (
             views,
-            views.parts[kind is Step.FULL].fingerprint(),
+            views.parts[kind is Step.FULL].version(),
             torch.get_autocast_dtype(device.type) if autocast else None,
             torch.is_inference_mode_enabled(),
             stream_of(device),
+            0 if branch.blend is None else branch.blend.moves,
         )
 
     def _tell(self, reason: str) -> None:

@@ -7,6 +7,7 @@ copy from pageable memory would make every step wait for the device.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tap_ext.locks import Lock
 
-__all__ = ["stream_of", "upload"]
+__all__ = ["Uploads", "stream_of", "upload"]
 
 CAPACITY = 1024
 """Arrays kept, least recently used first to go; each is of some hundred bytes."""
@@ -33,7 +34,7 @@ def stream_of(device: torch.device) -> int:
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     """``array`` on ``device``, not to be written to. Never waits for the device."""
     if device.type != "cuda":
-        return torch.tensor(array, device=device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
     key = (array.tobytes(), array.shape, array.dtype.str, device, stream_of(device))
     with _lock:
         if key in _kept:
@@ -47,3 +48,37 @@ def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
         while len(_kept) > CAPACITY:
             _kept.popitem(last=False)
     return value
+
+
+MAX_UPLOADS = 256
+"""Steps whose numbers one buffer remembers, by a few hundred bytes each; a run has some forty."""
+
+
+class Uploads:
+    """What was uploaded for a buffer, by what it was made of: nothing is made twice."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing yet."""
+        self._device = device
+        self._kept: dict[Any, tuple[Any, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """How much is kept."""
+        return len(self._kept)
+
+    def get(self, source: Any, make: Callable[[], npt.NDArray[Any]], *key: Any) -> Tensor:
+        """What ``make`` makes, on the device, not to be written to.
+
+        Args:
+            source: what it is made of, told by its identity and kept, so that no other gets its
+                place in memory.
+            make: called where this was not made yet.
+            key: what else it is made of.
+        """
+        known = id(source), *key, stream_of(self._device)
+        kept = self._kept.get(known)
+        if kept is None:
+            if len(self._kept) >= MAX_UPLOADS:
+                self._kept.clear()
+            kept = self._kept[known] = source, upload(make(), self._device)
+        return kept[1]

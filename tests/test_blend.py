@@ -44,20 +44,25 @@ def _learned(truth: Any, past: tuple[float, ...], *, noise: float = 1.0) -> Blen
     return blend
 
 
+def _mixed(blend: Blend, forecast: Any, position: float) -> Any:
+    blend.aim(position)
+    return blend.mix(forecast)
+
+
 @pytest.mark.parametrize("past", [(0, 1, 2, 5), (0, 3, 4.5, 9), (9, 7, 6, 2)])
 @pytest.mark.parametrize("degree", [0, 1, 2])
 def test_a_curve_that_is_right_has_the_whole_share(degree: int, past: Any) -> None:
     truth = _polynomial(degree)
     blend = _learned(truth, past)
     for position in (6.0, 7.5, 11.0):
-        mixed = blend.mix(_noise(7), position)
+        mixed = _mixed(blend, _noise(7), position)
         torch.testing.assert_close(mixed, truth(position), rtol=1e-4, atol=1e-3)
 
 
 def test_a_forecast_that_is_right_has_the_whole_share() -> None:
     blend = _learned(lambda t: _noise(int(t)), (0, 1, 2, 5), noise=0.0)
     forecast = _noise(7)
-    assert torch.equal(blend.mix(forecast, 6.0), forecast)
+    assert torch.equal(_mixed(blend, forecast, 6.0), forecast)
 
 
 def _lagrange(points: list[tuple[float, Array]], position: float) -> Array:
@@ -98,7 +103,7 @@ def test_the_share_is_the_one_that_leaves_least(seed: int) -> None:
     for t in full:
         blend.learn(truth(t), float(t), forecasts.get(t))
         guess = _noise(80 + seed)
-        made = blend.mix(guess, t + 1.5).double().numpy()
+        made = _mixed(blend, guess, t + 1.5).double().numpy()
         seen = [known for known in full if known <= t]
         for row in range(SHAPE[0]):
             expected = _reference(
@@ -119,23 +124,53 @@ def test_rows_do_not_meet() -> None:
     first = _learned(truth, (0, 1, 3), noise=0.0)
     first.learn(truth(6.0), 6.0, truth(6.0) + _noise(99))
     guess = _noise(3)
-    made = first.mix(guess, 7.0)
-    torch.testing.assert_close(alone.mix(guess[:1], 7.0), made[:1])
-    assert together.mix(guess, 7.0).shape == SHAPE
+    made = _mixed(first, guess, 7.0)
+    torch.testing.assert_close(_mixed(alone, guess[:1], 7.0), made[:1])
+    assert _mixed(together, guess, 7.0).shape == SHAPE
 
 
 def test_nothing_is_mixed_before_something_is_known() -> None:
     blend, guess = Blend(), _noise(1)
-    assert blend.mix(guess, 0.0) is guess and blend.nbytes == 0
+    assert _mixed(blend, guess, 0.0) is guess and blend.nbytes == 0
     blend.learn(_noise(2), 0.0, _noise(3))  # there is no curve to compare with
-    assert blend.mix(guess, 1.0) is guess
+    assert not blend.aim(1.0) and torch.equal(blend.mix(guess), guess)
     blend.learn(_noise(4), 1.0)
-    assert blend.mix(guess, 2.0) is guess
+    assert not blend.aim(2.0) and torch.equal(blend.mix(guess), guess)
     blend.learn(_noise(5), 2.0, _noise(6))
-    assert blend.mix(guess, 3.0) is not guess
-    assert blend.nbytes == 3 * 4 * math.prod(SHAPE)
-    blend.learn(_noise(6), 3.0)
-    assert blend.nbytes == 3 * 4 * math.prod(SHAPE)
+    assert blend.aim(3.0) and not torch.equal(blend.mix(guess), guess)
+    assert not blend.aim(3.0, mixing=False) and torch.equal(blend.mix(guess), guess)
+
+
+def test_what_it_holds_and_where_stays() -> None:
+    """A step recorded with one run's buffers is replayed in the next run."""
+    truth, guess, blend = _polynomial(2), _noise(1), Blend()
+    made = []
+    for _ in range(2):
+        for position in (0.0, 1.0, 2.0):
+            blend.learn(truth(position), position)
+        blend.learn(truth(5.0), 5.0, guess)
+        made.append(_mixed(blend, guess, 6.0))
+        assert blend.moves == 1
+        assert blend.nbytes == 4 * (3 * math.prod(SHAPE) + 2 * SHAPE[0])
+        blend.clear()
+        assert torch.equal(_mixed(blend, guess, 6.0), guess)
+    assert torch.equal(*made)
+    blend.learn(_noise(1, 2, 6, 3), 0.0)
+    assert blend.moves == 2
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_row_that_overflows_spoils_no_other_step(value: float) -> None:
+    """And no other row: of what is no number, the curve has no share."""
+    truth, guess, blend = _polynomial(1), _noise(1), Blend()
+    for position in (0.0, 1.0, 4.0, 6.0):
+        output = truth(position)
+        if position == 4.0:
+            output[0, 2, 1] = value
+        blend.learn(output, position, guess if position >= 4.0 else None)
+    made = _mixed(blend, guess, 7.0)
+    assert made.isfinite().all()
+    torch.testing.assert_close(made[1], truth(7.0)[1], rtol=1e-4, atol=1e-4)
 
 
 OTHERS = {
@@ -151,10 +186,10 @@ def test_a_step_that_fits_nothing_begins_anew(output: Any, position: float) -> N
     blend = _learned(_polynomial(2), (0, 1, 2, 5))
     blend.learn(output, position, output)
     guess = _noise(1)
-    assert blend.mix(guess, 8.0) is guess
+    assert torch.equal(_mixed(blend, guess, 8.0), guess)
     other = _learned(_polynomial(2), (0, 1, 2, 5))
-    assert other.mix(guess[:, :4], 8.0).shape == (2, 4, 3)
-    assert other.mix(guess, math.nan) is guess
+    assert _mixed(other, guess[:, :4], 8.0).shape == (2, 4, 3)
+    assert torch.equal(_mixed(other, guess, math.nan), guess)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -164,7 +199,7 @@ def test_it_is_computed_in_single_precision(dtype: torch.dtype) -> None:
     for position in (0.0, 1.0, 2.0):
         blend.learn(truth(position).to(dtype), position)
     blend.learn(truth(5.0).to(dtype), 5.0, _noise(4).to(dtype))
-    mixed = blend.mix(_noise(5).to(dtype), 6.0)
+    mixed = _mixed(blend, _noise(5).to(dtype), 6.0)
     assert mixed.dtype == dtype
     # the line through two rounded values, twice as far apart at most
     torch.testing.assert_close(
@@ -176,8 +211,8 @@ def test_what_stands_still_makes_no_nan() -> None:
     blend = Blend()
     for position in (0.0, 1.0, 2.0):
         blend.learn(torch.ones(SHAPE), position, torch.ones(SHAPE))
-    assert torch.equal(blend.mix(torch.ones(SHAPE), 3.0), torch.ones(SHAPE))
-    assert torch.equal(blend.mix(_noise(1), 3.0), _noise(1))
+    assert torch.equal(_mixed(blend, torch.ones(SHAPE), 3.0), torch.ones(SHAPE))
+    assert torch.equal(_mixed(blend, _noise(1), 3.0), _noise(1))
 
 
 def test_an_output_may_be_edited_after_it_was_returned() -> None:
@@ -186,14 +221,14 @@ def test_an_output_may_be_edited_after_it_was_returned() -> None:
         output = truth(position)
         blend.learn(output, position, forecast)
         output.zero_()
-    assert torch.equal(blend.mix(_noise(2), 5.0), same.mix(_noise(2), 5.0))
+    assert torch.equal(_mixed(blend, _noise(2), 5.0), _mixed(same, _noise(2), 5.0))
 
 
 def test_only_samples_are_mixed() -> None:
     """In whatever a model returns them; a cache that comes with them is neither read nor kept."""
     truth, plain = _polynomial(1), _learned(_polynomial(1), (0, 1, 4))
     guess, wrong = _noise(2), truth(4.0) + _noise(99)
-    expected = plain.mix(guess, 5.0)
+    expected = _mixed(plain, guess, 5.0)
     cache = object()
     for wrap in (
         lambda t: (t, cache),
@@ -204,7 +239,7 @@ def test_only_samples_are_mixed() -> None:
         blend = Blend()
         for position, forecast in ((0.0, None), (1.0, None), (4.0, wrap(wrong))):
             blend.learn(wrap(truth(position)), position, forecast)
-        made = blend.mix(wrap(guess), 5.0)
+        made = _mixed(blend, wrap(guess), 5.0)
         assert type(made) is type(wrap(guess))
         found = made[0] if not isinstance(made, Transformer2DModelOutput) else made.sample
         found = found[0] if isinstance(found, list) else found
@@ -214,13 +249,13 @@ def test_only_samples_are_mixed() -> None:
     one = Blend()
     for position, forecast in ((0.0, None), (1.0, None), (4.0, (wrong, wrong))):
         one.learn((truth(position), truth(position)), position, forecast)
-    assert one.mix((guess, guess), 5.0)[1] is guess
+    assert _mixed(one, (guess, guess), 5.0)[1] is guess
     held = {"a": guess}  # no output of a model
     assert taken(held, 1) == [] and put(held, 1, []) is held
     two = Blend(2)
     for position, forecast in ((0.0, None), (1.0, None), (4.0, (wrong, truth(4.0), cache))):
         two.learn((truth(position), truth(position), cache), position, forecast)
-    first, second, third = two.mix((guess, guess, cache), 5.0)
+    first, second, third = _mixed(two, (guess, guess, cache), 5.0)
     assert torch.equal(first, expected) and torch.equal(second, guess) and third is cache
 
 
@@ -228,20 +263,25 @@ def test_only_samples_are_mixed() -> None:
 def test_the_line_alone(dtype: torch.dtype) -> None:
     """What a control puts in the place of every forecast."""
     blend, guess = Blend(), _noise(1).to(dtype)
-    assert blend.line(guess, 0.0) is guess and blend.line((), 0.0) == ()
+
+    def line(position: float) -> Tensor:
+        blend.aim(position)
+        made: Tensor = blend.line(guess)
+        return made
+
+    assert line(0.0) is guess and blend.line(()) == ()
     first, second = _noise(2).to(dtype), _noise(3).to(dtype)
     blend.learn(first, 1.0)
-    held = blend.line(guess, 2.0)
+    held = line(2.0)
     assert torch.equal(held, first)
     held.zero_()
-    assert torch.equal(blend.line(guess, 2.0), first)
+    assert torch.equal(line(2.0), first)
     blend.learn(second, 3.0)
-    line = blend.line(guess, 6.0)
-    assert line.dtype == dtype
+    made = line(6.0)
+    assert made.dtype == dtype
     expected = first.double() + (second.double() - first.double()) * (6 - 1) / (3 - 1)
-    torch.testing.assert_close(line, expected.to(dtype))
-    assert blend.line(guess, math.inf) is guess
-    assert blend.line(guess[:1], 6.0).shape == (1, 5, 3)
+    torch.testing.assert_close(made, expected.to(dtype))
+    assert blend.line(guess[:1]).shape == (1, 5, 3)
 
 
 @pytest.mark.parametrize("shape", [(5,), ()])
@@ -253,7 +293,7 @@ def test_a_sample_without_rows_has_one_share(shape: tuple[int, ...]) -> None:
     for position in (0.0, 1.0):
         blend.learn(truth * position, position)
     blend.learn(truth * 4, 4.0, wrong)
-    torch.testing.assert_close(blend.mix(guess, 5.0), truth * 5, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(_mixed(blend, guess, 5.0), truth * 5, rtol=1e-4, atol=1e-4)
 
 
 # -- in a model ----------------------------------------------------------------------------------

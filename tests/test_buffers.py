@@ -197,14 +197,14 @@ def test_rows_are_sent_once_and_not_without_end() -> None:
         torch.testing.assert_close(
             candidates.weights, torch.from_numpy(table.difference).float(), rtol=0, atol=0
         )
-        sizes.append(len(candidates._sent))
+        sizes.append(len(candidates._uploads))
     assert sizes[:3] == [1, 2, 3]
     assert max(sizes) == 256
-    sent = [kept[1] for kept in candidates._sent.values()]
+    sent = [kept[1] for kept in candidates._uploads._kept.values()]
     candidates.aim(tables[-1], 1.0, home)
-    assert all(a is b[1] for a, b in zip(sent, candidates._sent.values(), strict=True))
+    assert all(a is b[1] for a, b in zip(sent, candidates._uploads._kept.values(), strict=True))
     candidates.aim(tables[-1], 0.5, home)  # another unit is another matter
     candidates.aim(tables[-1], 1.0, home, counted=False)
-    assert len(candidates._sent) == len(sent) + 2
+    assert len(candidates._uploads) == len(sent) + 2
     candidates.aim(tables[-1], 1.0, torch.device("meta"))
-    assert [kept[1].device.type for kept in candidates._sent.values()] == ["meta"]
+    assert [kept[1].device.type for kept in candidates._uploads._kept.values()] == ["meta"]

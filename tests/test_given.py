@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tap_ext.given import Given, Pattern
+from tap_ext.given import Flat, Given, Pattern
 from tap_ext.graphs import Uncapturable, flatten, join, layout
 
 CPU = torch.device("cpu")
@@ -49,6 +49,16 @@ def test_the_next_step_fits() -> None:
     assert pattern.signature == _pattern(_later(arguments)).signature
 
 
+def test_equal_values_fit_whatever_object_they_are() -> None:
+    arguments = _arguments() | {"scale": 2.0, "size": (1024, 1024)}
+    pattern = _pattern(arguments)
+    assert pattern.fits((), _later(arguments, scale=float("2"), size=tuple([1024, 1024])))
+    for other in (2, True, "2.0", None, float("nan")):
+        assert pattern.fits((), _later(arguments, scale=other)) is False
+    for size in ([1024, 1024], (1024.0, 1024), (1024,)):
+        assert pattern.fits((), _later(arguments, size=size)) is False
+
+
 CHANGED: dict[str, Callable[[Arguments], Arguments]] = {
     "another text": lambda a: _later(a, text=torch.randn(1, 3, 8)),
     "a copy of it": lambda a: _later(a, text=a["text"].clone()),
@@ -72,7 +82,7 @@ CHANGED: dict[str, Callable[[Arguments], Arguments]] = {
 @pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
 def test_any_other_call_does_not(change: Callable[[Arguments], Arguments]) -> None:
     arguments = _arguments()
-    assert not _pattern(arguments).fits((), change(arguments))
+    assert _pattern(arguments).fits((), change(arguments)) is False
 
 
 def _edit(text: Tensor) -> None:
@@ -142,6 +152,9 @@ def test_flattened_is_what_it_would_be_anew(count: int) -> None:
     first = _arguments()
     pattern = _pattern(first, tuple(first.values())[:count])
     beside: dict[str, Any] = {"idle": [torch.randn(2)]}
+    seen: dict[str, Flat] = {}
+    nothing: dict[str, Any] = {}
+    again = 0
     for step in range(6):
         arguments = _later(first)
         args = tuple(arguments.values())[:count]
@@ -150,12 +163,21 @@ def test_flattened_is_what_it_would_be_anew(count: int) -> None:
         given = Given(args, kwargs, arguments, pattern)
         if step == 3:
             beside = {"idle": [torch.randn(2), torch.randn(3)]}
-        for kind, more in (("skip", beside), ("full", {})):
-            tensors, rest, form = given.flatten(kind, more, CPU)
+        for kind, more in (("skip", beside), ("full", nothing)):
+            flat = given.flatten(kind, more, CPU)
             truth, expected = flatten((args, kwargs, more), CPU, "it")
-            assert [id(t) for t in tensors] == [id(t) for t in truth]
-            assert rest == expected and form == layout(truth)
-            assert join(tensors, rest)[0] == args
+            assert [id(t) for t in flat.tensors] == [id(t) for t in truth]
+            assert flat.rest == expected and flat.key == (kind, expected, layout(truth))
+            assert join(flat.tensors, flat.rest)[0] == args
+            before = seen.get(kind)
+            if before is not None and before.key is flat.key:
+                again += 1
+                assert flat.moving is not None
+                pairs = zip(before.tensors, flat.tensors, strict=True)
+                moved = {place for place, (a, b) in enumerate(pairs) if a is not b}
+                assert moved == set(flat.moving)
+            seen[kind] = flat
+    assert again == 4 + 5  # not the first of all, nor where other tensors stand beside
 
 
 def test_a_tensor_that_is_given_twice_is_found_in_both_places() -> None:
@@ -165,8 +187,24 @@ def test_a_tensor_that_is_given_twice_is_found_in_both_places() -> None:
     beside: dict[str, Any] = {}
     for later in (arguments, _later(arguments), _later(arguments)):
         assert pattern.fits((), later)
-        tensors, _, _ = Given((), later, later, pattern).flatten("skip", beside, CPU)
-        assert tensors[0] is later["hidden_states"] and tensors[1] is arguments["text"]
+        flat = Given((), later, later, pattern).flatten("skip", beside, CPU)
+        assert flat.tensors[0] is later["hidden_states"]
+        assert flat.tensors[1] is arguments["text"]
+        assert later is not arguments or flat.moving is None
+    assert flat.moving == (0, 2)
+
+
+def test_what_may_be_edited_unseen_is_looked_at_every_time() -> None:
+    """Of tensors made in inference mode, no version tells."""
+    with torch.inference_mode():
+        arguments = _arguments()
+    arguments["hidden_states"] = torch.randn_like(arguments["hidden_states"])
+    pattern, beside = _pattern(arguments), dict[str, Any]()
+    for _ in range(3):
+        later = _later(arguments)
+        assert pattern.fits((), later)
+        flat = Given((), later, later, pattern).flatten("skip", beside, CPU)
+    assert flat.moving == tuple(range(len(flat.tensors)))
 
 
 def test_another_device_is_refused_every_time() -> None:

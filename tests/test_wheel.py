@@ -59,7 +59,7 @@ def test_nothing_needs_core_which_a_wheel_has_for_some_pythons_only() -> None:
     without = (
         "import sys; sys.modules['tap_ext._core'] = None\n"
         "from tap_ext.graphs import guard\n"
-        "print(guard.look is guard.look_plainly)"
+        "print(guard.Seen is guard.SeenPlainly)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", without], capture_output=True, text=True, check=True

@@ -58,6 +58,20 @@ TARGETS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "correction": (["tap_ext/correction.py"], ["tests/test_correction.py"]),
     "blend": (["tap_ext/blend.py", "tap_ext/samples.py"], ["tests/test_blend.py"]),
+    "graphs": (
+        [
+            "tap_ext/graphs/guard.py",
+            "tap_ext/graphs/inputs.py",
+            "tap_ext/graphs/recorded.py",
+            "tap_ext/given.py",
+        ],
+        [
+            "tests/graphs/test_inputs.py",
+            "tests/graphs/test_steps.py",
+            "tests/test_given.py",
+            "tests/test_buffers.py",
+        ],
+    ),
     "predictors": (
         [
             "tap_ext/predictors/base.py",

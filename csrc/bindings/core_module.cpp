@@ -131,9 +131,11 @@ PYBIND11_MODULE(_core, m) {
         py::arg("metric") = "cosine",
         "Index of the nearest row and the distances (M,) of all rows, for one token: stack (S, D), "
         "target (D,), rows (M, S), float32 accumulated in float64.");
-  m.def("look", &look, py::arg("own"), py::arg("address"),
-        "What a replay takes for granted of modules, given by their __dict__: bytes of their "
-        "children, and bytes of all else. address(tensor) tells where one lies.");
+  py::class_<Seen>(m, "Seen", "Counts how often modules were found other than at the last look.")
+      .def(py::init<>())
+      .def("look", &Seen::look, py::arg("own"), py::arg("address"),
+           "The count after one look at modules, given by their __dict__. address(tensor) tells "
+           "where one lies; None: only children and modes are looked at.");
   m.def("launch_plan", &launch_plan, py::arg("tokens"), py::arg("channels"), py::arg("dtype"),
         "Shape of a CUDA launch: grid size, threads per token and tokens per block.");
 }

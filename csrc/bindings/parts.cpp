@@ -1,8 +1,7 @@
 #include "bindings/parts.h"
 
-#include <cstdint>
+#include <cstddef>
 #include <string>
-#include <vector>
 
 namespace py = pybind11;
 
@@ -12,6 +11,9 @@ namespace {
 using Words = std::vector<uintptr_t>;
 
 uintptr_t identity(PyObject* object) { return reinterpret_cast<uintptr_t>(object); }
+
+// Not py::str, which would be destroyed when the interpreter is gone.
+PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 /// A borrowed value of a module's ``__dict__``.
 PyObject* attribute(PyObject* own, PyObject* name) {
@@ -27,56 +29,62 @@ PyObject* dict_of(PyObject* own, PyObject* name) {
   return value;
 }
 
-/// Adds the identities of a dict's values.
+/// Adds how many values a dict has, so that none can pass for a neighbour's, and their identities.
 void add_values(PyObject* dict, Words& words) {
   PyObject* key = nullptr;
   PyObject* value = nullptr;
   Py_ssize_t position = 0;
+  words.push_back(static_cast<uintptr_t>(PyDict_GET_SIZE(dict)));
   while (PyDict_Next(dict, &position, &key, &value) != 0) words.push_back(identity(value));
 }
 
-py::bytes packed(const Words& words) {
-  return {reinterpret_cast<const char*>(words.data()), words.size() * sizeof(uintptr_t)};
+void add_module(PyObject* own, bool children_only, Words& words, std::vector<py::object>& tensors) {
+  static PyObject* const kModules = interned("_modules");
+  static PyObject* const kParameters = interned("_parameters");
+  static PyObject* const kBuffers = interned("_buffers");
+  static PyObject* const kHooks = interned("_forward_hooks");
+  static PyObject* const kPreHooks = interned("_forward_pre_hooks");
+  static PyObject* const kTraining = interned("training");
+
+  if (!PyDict_Check(own)) throw py::type_error("own must hold dicts");
+  add_values(dict_of(own, kModules), words);
+  words.push_back(identity(attribute(own, kTraining)));
+  if (children_only) return;
+  for (PyObject* const name : {kParameters, kBuffers}) {
+    const size_t before = words.size() + 1;
+    add_values(dict_of(own, name), words);
+    for (size_t i = before; i < words.size(); ++i) {
+      PyObject* const tensor = reinterpret_cast<PyObject*>(words[i]);
+      if (tensor != Py_None) tensors.push_back(py::reinterpret_borrow<py::object>(tensor));
+    }
+  }
+  words.push_back(static_cast<uintptr_t>(PyDict_GET_SIZE(own)));
+  words.push_back(PyDict_GET_SIZE(dict_of(own, kHooks)) > 0);
+  words.push_back(PyDict_GET_SIZE(dict_of(own, kPreHooks)) > 0);
+}
+
+uintptr_t address_of(const py::object& address, const py::object& tensor) {
+  const py::object found =
+      py::reinterpret_steal<py::object>(PyObject_CallOneArg(address.ptr(), tensor.ptr()));
+  const size_t value = found ? PyLong_AsSize_t(found.ptr()) : 0;
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
 }
 
 }  // namespace
 
-py::tuple look(const py::list& own, const py::object& address) {
-  // Not py::str, which would be destroyed when the interpreter is gone.
-  static PyObject* const kModules = PyUnicode_InternFromString("_modules");
-  static PyObject* const kParameters = PyUnicode_InternFromString("_parameters");
-  static PyObject* const kBuffers = PyUnicode_InternFromString("_buffers");
-  static PyObject* const kHooks = PyUnicode_InternFromString("_forward_hooks");
-  static PyObject* const kPreHooks = PyUnicode_InternFromString("_forward_pre_hooks");
-  static PyObject* const kTraining = PyUnicode_InternFromString("training");
-
-  Words children;
-  Words words;
-  Words tensors;
-  for (const py::handle& entry : own) {
-    PyObject* module = entry.ptr();
-    if (!PyDict_Check(module)) throw py::type_error("own must hold dicts");
-    add_values(dict_of(module, kModules), children);
-    const size_t before = tensors.size();
-    add_values(dict_of(module, kParameters), tensors);
-    add_values(dict_of(module, kBuffers), tensors);
-    words.push_back(tensors.size() - before);  // so that none can pass for a neighbour's
-    words.push_back(static_cast<uintptr_t>(PyDict_Size(module)));
-    words.push_back(PyDict_Size(dict_of(module, kHooks)) > 0);
-    words.push_back(PyDict_Size(dict_of(module, kPreHooks)) > 0);
-    words.push_back(identity(attribute(module, kTraining)));
-  }
+int64_t Seen::look(const py::list& own, const py::object& address) {
+  Words now;
+  now.reserve(words_.size());
+  std::vector<py::object> tensors;
+  for (const py::handle& module : own) add_module(module.ptr(), address.is_none(), now, tensors);
   // Python may run from here on, and edit a dict: so after the loop, with references held.
-  std::vector<py::object> held;
-  held.reserve(tensors.size());
-  for (const uintptr_t tensor : tensors) {
-    held.push_back(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(tensor)));
+  for (const py::object& tensor : tensors) now.push_back(address_of(address, tensor));
+  if (now != words_) {  // and no more Python: another thread must not see the one without the other
+    words_.swap(now);
+    ++changes_;
   }
-  for (const py::object& tensor : held) {
-    words.push_back(identity(tensor.ptr()));
-    words.push_back(tensor.is_none() ? 0 : address(tensor).cast<uintptr_t>());
-  }
-  return py::make_tuple(packed(children), packed(words));
+  return changes_;
 }
 
 }  // namespace tap::bindings

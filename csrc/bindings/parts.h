@@ -2,17 +2,29 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <vector>
+
 namespace tap::bindings {
 
-/// What a replay takes for granted of modules, as words to be compared.
+/// Counts how often modules were found other than at the last look.
 ///
-/// Called before every replay over some sixty modules; the loops are all that it is here for. Its
-/// twin is ``tap_ext/graphs/guard.py``.
-///
-/// @param own the ``__dict__`` of every module
-/// @param address called with a tensor, gives where it lies
-/// @return bytes of the children's identities, and bytes of all else: how many attributes there
-///         are, which tensors, where they lie, whether there are hooks, the mode
-pybind11::tuple look(const pybind11::list& own, const pybind11::object& address);
+/// Some sixty of them are looked at before every replay; the loops are all that it is here for. It
+/// holds no reference, which the garbage collector could not follow. Its twin is ``SeenPlainly`` in
+/// ``tap_ext/graphs/guard.py``.
+class Seen {
+ public:
+  /// Looks at their children, how many attributes there are, which tensors, where these lie,
+  /// whether there are hooks, and the mode.
+  ///
+  /// @param own the ``__dict__`` of every module
+  /// @param address called with a tensor, gives where it lies; None: only children and modes count
+  /// @return how often this was not what it had been
+  int64_t look(const pybind11::list& own, const pybind11::object& address);
+
+ private:
+  std::vector<uintptr_t> words_;
+  int64_t changes_ = 0;
+};
 
 }  // namespace tap::bindings

@@ -2,97 +2,182 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["Parts", "hooked"]
+from tap_ext.graphs.inputs import unpack
+from tap_ext.locks import Lock
+
+__all__ = ["Parts", "Seen", "hooked"]
 
 ADAPTER = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
 """Plain values of a LoRA layer that its forward reads."""
 
 
-_READ = operator.itemgetter(
-    "_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks", "training"
-)
+class SeenPlainly:
+    """Counts how often modules were found other than at the last look."""
+
+    def __init__(self) -> None:
+        """Nothing was looked at."""
+        self._seen: Any = []
+        self._changes = 0
+
+    def look(self, own: list[dict[str, Any]], address: Callable[[Tensor], int] | None) -> int:
+        """The count after one look at modules, given by their ``__dict__``.
+
+        Args:
+            own: what is looked at: children, which tensors, how many attributes, hooks and mode.
+            address: tells where a tensor lies; None: only children and modes count.
+        """
+        now = [_read(module, address) for module in own]
+        if now != self._seen:
+            self._seen, self._changes = now, self._changes + 1
+        return self._changes
 
 
-def look_plainly(
-    own: list[dict[str, Any]], address: Callable[[Tensor], int]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What a replay takes for granted of modules, given by their ``__dict__``.
-
-    Returns:
-        Their children, and all else, both to be compared with what was returned before.
-    """
-    modules, parameters, buffers, hooks, before, training = zip(*map(_READ, own), strict=True)
-    tensors = [*_joined(parameters), *_joined(buffers)]
-    return tuple(map(id, _joined(modules))), (
-        *map(len, own),  # of a forward that was patched, the count of attributes tells
-        *map(len, parameters),
-        *map(len, buffers),
-        *map(id, tensors),
-        *[0 if tensor is None else address(tensor) for tensor in tensors],
-        *training,
-        *map(bool, hooks),
-        *map(bool, before),
+def _read(own: dict[str, Any], address: Callable[[Tensor], int] | None) -> tuple[Any, ...]:
+    children = [id(module) for module in own["_modules"].values()]
+    if address is None:
+        return children, own["training"]
+    tensors = [list(own[name].values()) for name in ("_parameters", "_buffers")]
+    return (
+        children,
+        own["training"],
+        [[(id(t), None if t is None else address(t)) for t in group] for group in tensors],
+        len(own),  # of a forward that was patched, the count of attributes tells
+        bool(own["_forward_hooks"]),
+        bool(own["_forward_pre_hooks"]),
     )
 
 
-def _joined(dicts: Iterable[dict[str, Any]]) -> Iterator[Any]:
-    return chain.from_iterable(map(dict.values, dicts))
-
-
 try:
-    from tap_ext._core import look
-except ImportError:  # it was not built: the same, in five times the time
-    look = look_plainly  # type: ignore[assignment]
+    from tap_ext._core import Seen
+except ImportError:  # it was not built: the same, in ten times the time
+    Seen = SeenPlainly  # type: ignore[assignment, misc]
+
+
+class _Listing:
+    """Modules as they were when they were listed."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        """As they are now."""
+        self.modules = modules  # held: another could get the place of one that is gone
+        self._own = [module.__dict__ for module in modules]
+        self._special = [own for own in self._own if not own.keys().isdisjoint(_SPECIAL)]
+        self._settings = list(map(_settings, self._special))
+        self._address: Callable[[Tensor], int] = Tensor.data_ptr
+        self._seen = Seen()
+        self._changes = self._look()
+
+    def stands(self) -> bool:
+        """Whether they are still as they were."""
+        settings = list(map(_settings, self._special))
+        return self._look() == self._changes and settings == self._settings
+
+    def _look(self) -> int:
+        try:
+            return self._seen.look(self._own, self._address)
+        except RuntimeError:  # of quantised weights, say, whose parts lie somewhere
+            self._address = _known_address
+            return self._seen.look(self._own, self._address)
 
 
 class Parts:
-    """The modules of a recording, listed once, and again when one of them has changed.
+    """The modules of recordings, listed once, and again when one of them has changed.
 
-    They are looked at before every replay, by ``tap_ext._core`` where that was built.
+    They are looked at before every replay, by ``tap_ext._core`` where that was built. At first
+    these are all that may be called; of those, ``narrowed`` leaves what a recording was made of.
     """
 
     def __init__(self, walk: Callable[[], Iterable[nn.Module]]) -> None:
-        """The modules that ``walk`` gives."""
+        """The modules that ``walk`` gives, each before those inside it."""
         self._walk = walk
-        self._modules: list[nn.Module] = []  # held: another could get the place of one that is gone
-        self._own: list[dict[str, Any]] = []
-        self._special: list[dict[str, Any]] = []
-        self._address: Callable[[Tensor], int] = Tensor.data_ptr
-        self._seen: Any = None
+        self._listing: _Listing | None = None
+        self._touched: frozenset[int] = frozenset()
+        self._version = 0
+        self._lock = Lock()
 
     def __iter__(self) -> Iterator[nn.Module]:
         """The modules as they are now."""
         return iter(self._walk())
 
-    def fingerprint(self) -> tuple[Any, ...]:
-        """Which parts there are, where their weights lie, and how their adapters are set.
+    def version(self) -> int:
+        """What changes with the parts there are, where their weights lie, and their adapters.
 
         A recording reads weights by address: edited in place they are seen, moved they are not.
         """
-        seen = self._look() if self._own else None
-        if seen is None or seen != self._seen:
-            self._list()
-            seen = self._seen = self._look()
-        return (*seen, *map(_settings, self._special))
+        if self._listing is None or not self._listing.stands():
+            with self._lock:
+                self._version += 1  # first: another thread must not see the new listing alone
+                self._touched = frozenset()
+                self._listing = _Listing(list(self._walk()))
+        return self._version
 
-    def _look(self) -> tuple[Any, Any]:
-        try:
-            return look(self._own, self._address)
-        except RuntimeError:  # of quantised weights, say, whose parts lie somewhere
-            self._address = _known_address
-            return look(self._own, self._address)
+    @contextlib.contextmanager
+    def narrowed(self) -> Iterator[None]:
+        """Around a recording: from then on only what it or one before touched is looked at.
 
-    def _list(self) -> None:
-        self._modules = list(self._walk())
-        self._own = [module.__dict__ for module in self._modules]
-        self._special = [own for own in self._own if not own.keys().isdisjoint(_SPECIAL)]
+        Where anything changes meanwhile, the version does.
+        """
+        modules = list(self._walk())
+        whole = _Listing(modules)
+        with touched() as found:
+            yield
+        with self._lock:
+            if not whole.stands():
+                self._listing = None
+                return
+            self._touched |= found
+            self._listing = _Listing(_with_holders(modules, self._touched))
+
+
+def _with_holders(modules: list[nn.Module], touched: AbstractSet[int]) -> list[nn.Module]:
+    """Those of the modules, each before those inside it, that are touched or hold one that is."""
+    kept: dict[int, nn.Module] = {}
+    for module in reversed(modules):
+        children = module._modules.values()
+        tensors = (*module._parameters.values(), *module._buffers.values())
+        reads = id(module) in touched or any(id(tensor) in touched for tensor in tensors)
+        if reads or any(id(child) in kept for child in children):
+            kept[id(module)] = module
+    return list(reversed(kept.values()))
+
+
+@contextlib.contextmanager
+def touched() -> Iterator[set[int]]:
+    """What this thread does meanwhile: ids of modules it calls and of tensors it computes with."""
+    found: set[int] = set()
+    me = threading.get_ident()
+
+    def called(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() == me:
+            found.add(id(module))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(called)
+    try:
+        with _Reading(found):
+            yield found
+    finally:
+        handle.remove()
+
+
+class _Reading(TorchFunctionMode):
+    """Notes the tensors that functions are called with."""
+
+    def __init__(self, found: set[int]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note them, then call."""
+        self._found.update(map(id, unpack((args, kwargs))[0]))
+        return func(*args, **(kwargs or {}))
 
 
 def _known_address(tensor: Tensor) -> int:

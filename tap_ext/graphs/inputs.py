@@ -112,8 +112,18 @@ class Inputs:
             self.tensors = [torch.empty_like(tensor) for tensor in given]
         self._loaded: list[tuple[Tensor, int, int] | None] = [None] * len(given)
 
-    def load(self, given: Sequence[Tensor]) -> None:
-        """Copy what is not known to be there already."""
+    def load(self, given: Sequence[Tensor], places: Sequence[int] | None = None) -> None:
+        """Copy what is not known to be there already.
+
+        Args:
+            given: tensors like those that there is room for.
+            places: of those to copy; the others are there. None: find out.
+        """
+        if places is not None:
+            for place in places:
+                self.tensors[place].copy_(given[place])
+                self._loaded[place] = None
+            return
         for place, (kept, tensor) in enumerate(zip(self.tensors, given, strict=True)):
             if tensor.is_inference():  # no version tells whether it was edited
                 kept.copy_(tensor)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 from torch import nn
 
 from tap_ext.backbones.spec import BackboneSpec, Blocks
-from tap_ext.graphs import Parts
+from tap_ext.graphs import Parts, Seen
 from tap_ext.views.graft import AdapterError, expand, graft, module_at
 from tap_ext.views.standins import AbsentBlock, Exit, Head, Idle, Probe, WatchedBlock
 
@@ -59,8 +58,9 @@ class Views:
             everything: Parts(functools.partial(self._parts, everything))
             for everything in (False, True)
         }
-        self._copied = self._read_copied(model)
-        self._fingerprint = self._read_fingerprint(model)
+        self._copied = [module.__dict__ for module in self._read_copied(model)]
+        self._seen = Seen()
+        self._changes = self._look(model)
 
     @staticmethod
     def _blocks(
@@ -127,12 +127,10 @@ class Views:
         Changes inside a shared submodule need nothing. Read at every call, so it looks only at
         what a view copies: the children along the paths, and the plain attributes of the root.
         """
-        return self._fingerprint != self._read_fingerprint(model)
+        return self._look(model) != self._changes
 
-    def _read_fingerprint(self, model: nn.Module) -> tuple[Any, ...]:
-        inner = [module._modules.values() for module in self._copied]
-        children = chain(model._modules.values(), *inner)
-        return (model.training, *map(id, children))
+    def _look(self, model: nn.Module) -> int:
+        return self._seen.look([model.__dict__, *self._copied], None)
 
     def _read_copied(self, model: nn.Module) -> list[nn.Module]:
         """The modules that a view has copies of, without the model, which is not kept alive."""
