@@ -52,12 +52,11 @@ class Blend:
             samples: how many of the first things that the model returns are samples.
         """
         self._samples = samples
-        self._past: list[float] = []
         self._curves: list[_Curve] = []
         self._weights: Tensor | None = None
         self._uploads: Uploads | None = None
-        self._learned = False
         self.moves = 0
+        self.clear()
 
     def aim(self, position: float, *, mixing: bool = True) -> bool:
         """First half of a step that is forecast: where it lies. Host work.
@@ -132,7 +131,8 @@ class Blend:
 
     def clear(self) -> None:
         """Forget the run; buffers are kept."""
-        self._past, self._learned = [], False
+        self._past: list[float] = []
+        self._learned = False
         for curve in self._curves:
             curve.clear()
 
@@ -142,7 +142,7 @@ class Blend:
         return sum(curve.nbytes for curve in self._curves)
 
     def _fits(self, samples: Sequence[Tensor]) -> bool:
-        return len(samples) == len(self._curves) > 0 and all(
+        return len(samples) == len(self._curves) and all(
             curve.fits(sample) for sample, curve in zip(samples, self._curves, strict=True)
         )
 

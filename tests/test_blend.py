@@ -129,9 +129,26 @@ def test_rows_do_not_meet() -> None:
     assert _mixed(together, guess, 7.0).shape == SHAPE
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 2), (3, 5, 2, 2)])
+def test_every_row_has_its_own_share(shape: tuple[int, ...]) -> None:
+    """The first row's forecast is right, the last one's curve is."""
+    first, other, wrong = (_noise(seed, *shape) for seed in range(3))
+    blend = Blend()
+    for position in (0.0, 1.0):
+        blend.learn(first + position * other, position)
+    truth = first + 4 * other
+    truth[0] = wrong[0]
+    blend.learn(truth, 4.0, wrong)
+    guess = _noise(5, *shape)
+    mixed = _mixed(blend, guess, 6.0)
+    torch.testing.assert_close(mixed[0], guess[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(mixed[-1], (first + 6 * other)[-1], rtol=1e-4, atol=1e-4)
+
+
 def test_nothing_is_mixed_before_something_is_known() -> None:
     blend, guess = Blend(), _noise(1)
     assert _mixed(blend, guess, 0.0) is guess and blend.nbytes == 0
+    assert blend.aim(0.0) is False
     blend.learn(_noise(2), 0.0, _noise(3))  # there is no curve to compare with
     assert not blend.aim(1.0) and torch.equal(blend.mix(guess), guess)
     blend.learn(_noise(4), 1.0)
@@ -157,6 +174,18 @@ def test_what_it_holds_and_where_stays() -> None:
     assert torch.equal(*made)
     blend.learn(_noise(1, 2, 6, 3), 0.0)
     assert blend.moves == 2
+
+
+def test_a_cleared_blend_is_a_new_one() -> None:
+    """From the first full step on that could take what an earlier run left for its own."""
+    used, new, guess = _learned(_polynomial(3), (0, 1, 2, 5)), Blend(), _noise(1)
+    used.clear()
+    truth = _polynomial(2, seed=5)
+    for position in (0.0, 3.0, 4.0, 6.0):
+        for blend in (used, new):
+            blend.learn(truth(position), position, truth(position) + _noise(int(position)))
+        made = [_mixed(blend, guess, position + 1) for blend in (used, new)]
+        assert torch.equal(*made)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
