@@ -52,6 +52,8 @@ class Blend:
             samples: how many of the first things that the model returns are samples.
         """
         self._samples = samples
+        self._past: list[float]
+        self._learned: bool
         self._curves: list[_Curve] = []
         self._weights: Tensor | None = None
         self._uploads: Uploads | None = None
@@ -131,8 +133,7 @@ class Blend:
 
     def clear(self) -> None:
         """Forget the run; buffers are kept."""
-        self._past: list[float] = []
-        self._learned = False
+        self._past, self._learned = [], False
         for curve in self._curves:
             curve.clear()
 
