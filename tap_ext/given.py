@@ -88,7 +88,7 @@ class Pattern:
     def _note(self, name: str, value: Any) -> bool:
         """Remember an argument; False where it may change unseen."""
         found, left = unpack(value)
-        if any(True for _ in strangers(left)) or not all(map(_is_dense, found)):
+        if any(strangers(left)) or not all(map(_is_dense, found)):
             return False
         if isinstance(value, Tensor):
             self._fixed.append((name, _Fixed(value)))

@@ -199,8 +199,7 @@ class Steps:
             return step(*join(inputs, flat.rest))
 
         before = graphs.captured, graphs.replayed
-        parts = views.parts[False] if kind is Step.SKIP else None
-        around = contextlib.nullcontext if parts is None else parts.narrowed
+        around = views.parts[False].narrowed if kind is Step.SKIP else contextlib.nullcontext
         output = graphs.call(flat.key, function, flat.tensors, flat.moving, around)
         self.captured += graphs.captured - before[0]
         self.replayed += graphs.replayed - before[1]

@@ -431,6 +431,16 @@ def test_a_run_leaves_nothing_for_the_next() -> None:
     assert all(map(np.array_equal, _outputs(model), _outputs(model)))
 
 
+def test_what_it_holds_is_counted() -> None:
+    held = {}
+    for blend in (False, True):
+        model = tap_ext.accelerate(make_transformer(), schedule=Listed(FULL), blend=blend)
+        _outputs(model)
+        held[blend] = tap_ext.stats(model).models[0].nbytes
+    # three outputs of two rows of four tokens, and two numbers for each row
+    assert held[True] - held[False] == 4 * (3 * 2 * 4 * 16 + 2 * 2)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_trained_model_is_nearer_with_it(seed: int) -> None:
     """4 of 8 steps of the digits, where it is worth most (docs/quality.md)."""

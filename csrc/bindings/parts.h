@@ -9,7 +9,7 @@ namespace tap::bindings {
 
 /// Counts how often modules were found other than at the last look.
 ///
-/// Some sixty of them are looked at before every replay; the loops are all that it is here for. It
+/// Dozens of them are looked at before every replay; the loops are all that it is here for. It
 /// holds no reference, which the garbage collector could not follow. Its twin is ``SeenPlainly`` in
 /// ``tap_ext/graphs/guard.py``.
 class Seen {

@@ -53,8 +53,8 @@ def _apart(result: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
         Uncapturable: it holds what is neither tensor nor plain.
     """
     found, rest = unpack(result)
-    if not any(True for _ in strangers(rest)):
-        return found, functools.partial(_joined, rest)
+    if not any(strangers(rest)):
+        return found, functools.partial(join, rest=rest)
     leaves, tree = pytree.tree_flatten(result)  # knows the outputs of diffusers' models
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     for leaf in leaves:
@@ -66,10 +66,6 @@ def _apart(result: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
         return pytree.tree_unflatten([found.get(i, leaf) for i, leaf in enumerate(leaves)], tree)
 
     return [leaves[place] for place in places], join_leaves
-
-
-def _joined(rest: Any, tensors: list[Tensor]) -> Any:
-    return join(tensors, rest)
 
 
 class _Mark(enum.Enum):
