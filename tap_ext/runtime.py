@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tap_ext.blend import Blend
 from tap_ext.correction import Prediction, Sampling
@@ -53,8 +53,7 @@ MAX_BRANCHES = 8
 """Branches kept per run and model; conditioning that changes at every call must not fill memory."""
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """Where a pipeline is: in which of its denoising loops, at which of its steps.
 
     Attributes:

@@ -33,8 +33,8 @@ accelerated, else it runs untouched and a warning says why: see [add a backbone]
 - **skipped**: lists of blocks that a skip step leaves out.
 - **probe**: *formula*, computed from the first norm alone, or *intercepted* on its way to the first
   attention.
-- **graphs**: which steps a CUDA graph can hold: by reading, and by recording and replaying them on
-  the CPU; none was captured on a GPU yet.
+- **graphs**: which steps a CUDA graph can hold: by reading, by recording and replaying them on
+  the CPU, and by running them where no value can be read; none was captured on a GPU yet.
 - **pipelines**: those tested, with the number of calls per step (x2: two branches).
 
 diffusers 0.36 and 0.42 are tested. A class that a version lacks is left out there; besides, these

@@ -43,7 +43,7 @@ SPECS = (
         blocks=(Blocks("blocks", ("x",)),),
         streams=(Stream("final_layer", "x"),),
         idle=("y_embedder", "attention_y_norm?", "rope?", "plucker_embedder?", "raymap_embedder"),
-        graphs="none",
+        graphs="skip",
         hazards=(
             "There is one timestep per frame, 0 for the given one; the camera's rays are computed "
             "anew at every call, on skip steps too."
