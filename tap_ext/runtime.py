@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from tap_ext.blend import Blend
 from tap_ext.correction import Prediction, Sampling
@@ -53,7 +53,8 @@ MAX_BRANCHES = 8
 """Branches kept per run and model; conditioning that changes at every call must not fill memory."""
 
 
-class Moment(NamedTuple):
+@dataclass(frozen=True)
+class Moment:
     """Where a pipeline is: in which of its denoising loops, at which of its steps.
 
     Attributes:

@@ -44,7 +44,7 @@ HELD = {"Flux2Transformer2DModel+extract", "Flux2Transformer2DModel+cached"}
 UNSEEN = {"BriaFibo2Transformer2DModel+padded"}
 """What waits or copies where tensors of the CPU do without: refused on a device alone."""
 
-if DIFFUSERS_VERSION < (0, 37):  # it pads images with what it makes on the host
+if DIFFUSERS_VERSION < (0, 37):  # it puts its padding where a mask says
     UNSEEN.add("ZImageTransformer2DModel")
 
 OURS = Path(tap_ext.__file__).parent
