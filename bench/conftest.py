@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -43,6 +46,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 )
             chosen = [known[name] for name in known if "all" in wanted or name in wanted]
             metafunc.parametrize(fixture, chosen, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _let_go() -> Iterator[None]:
+    """Of one model before the next: only a collection finds that it is not used any more."""
+    yield
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture

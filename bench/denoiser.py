@@ -6,7 +6,7 @@ Speed does not depend on the values of weights, so none are downloaded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -40,6 +40,7 @@ class Denoiser:
     Attributes:
         model: the transformer.
         branches: calls per step.
+        begin: called with the number of every step that begins.
     """
 
     def __init__(self, name: str, device: str) -> None:
@@ -66,6 +67,7 @@ class Denoiser:
             for _ in range(self.branches)
         ]
         self.scale = 1000 if "hunyuan" in name else 1
+        self.begin: Callable[[int], object] = lambda step: None
 
     def _filled(self, name: str, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -92,7 +94,10 @@ class Denoiser:
         dtype = self.latents.dtype
         sigmas = torch.linspace(1, 0, count + 1, device=self.device, dtype=dtype)
         latents = self.latents
-        for now, after in pairwise(sigmas.split(1)):
+        if getattr(self.model, "is_cache_enabled", False):
+            self.model._reset_stateful_cache()  # as a pipeline does
+        for step, (now, after) in enumerate(pairwise(sigmas.split(1))):
+            self.begin(step)
             outputs = []
             for branch in range(self.branches):
                 with self._context(f"branch {branch}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
@@ -77,8 +78,7 @@ class CudaRecorder:
             _recording.release()
 
     def _record(self, function: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:
-        current = torch.cuda.current_stream(self._device)
-        side: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        current, side = torch.cuda.current_stream(self._device), _side_stream(self._device)
         side.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(side), _without_collections():
@@ -93,6 +93,12 @@ class CudaRecorder:
             graph.capture_end()
         current.wait_stream(side)
         return graph, result
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that all captures are made on: cuBLAS holds memory for each that it ever saw."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

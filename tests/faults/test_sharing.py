@@ -342,7 +342,9 @@ def test_accelerating_initialises_no_device_before_a_fork() -> None:
         "    os._exit(0 if tap_ext.stats(model).skip else 1)\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    # else torch asks CUDA whether there is a device, when diffusers is imported
+    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_a_restored_model_lets_go_of_everything() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 import tap_ext
+from bench.clock import Clock
+from tap_ext import runtime
 from tap_ext.graphs import CudaRecorder
 from tests.graphs.test_steps import WINDOWED, _call
 from tests.pipelines.builders import make_transformer, noise
@@ -73,32 +75,28 @@ def test_a_replayed_step_never_waits_for_the_device() -> None:
 
 def _outputs_without_waiting(model: Any) -> None:
     given = {n: _on_device(v, torch.float32) for n, v in _call(0, torch.ones(1)).items()}
-    with torch.no_grad(), tap_ext.run():
-        for step in range(12):
-            given["timestep"] = torch.full((1,), 1 - step / 20, device="cuda")
-            if step == 0:
+    clock = Clock()  # without one the timesteps are read
+    with torch.no_grad(), runtime.run(clock):
+        for clock.step in range(12):
+            given["timestep"] = torch.full((1,), 1 - clock.step / 20, device="cuda")
+            if clock.step == 0:
                 torch.cuda.set_sync_debug_mode("default")
             model(**given)
             torch.cuda.set_sync_debug_mode("error")
 
 
+@pytest.mark.filterwarnings("ignore:tap_ext:UserWarning")  # another thread may be capturing
 def test_on_a_side_stream_and_in_threads() -> None:
     model, wanted = _model("all"), _outputs(_model("off"))
-    wrong: list[str] = []
 
-    def work() -> None:
+    def work(_: int) -> bool:
         with torch.cuda.stream(torch.cuda.Stream()):
-            for _ in range(3):
-                if not _equal(_outputs(model), wanted):
-                    wrong.append(threading.current_thread().name)
+            equal = [_equal(_outputs(model), wanted) for _ in range(3)]
             torch.cuda.current_stream().synchronize()
+        return all(equal)
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(work, range(3)))
 
 
 class _Waits(torch.nn.Module):
