@@ -85,8 +85,6 @@ class State:
         self._candidates = Candidates(self.family)
         self._known_rows: dict[tuple[tuple[float, ...], float, int], Rows] = {}
         self._table: Rows | None = None
-        self._out: Tensor | None = None
-        self._index: Tensor | None = None
         self._previous: Tensor | None = None
         self.log = Log(self.family)
         self.reset()
@@ -168,7 +166,7 @@ class State:
             probe: (..., N, Dp), the probe of ``hidden``; or, of a (B, N, D) one, what makes it.
 
         Returns:
-            (..., N, D), in a buffer of this state that the next ``predict`` overwrites.
+            (..., N, D).
 
         Raises:
             RuntimeError: the step was not begun as a skipped one.
@@ -248,35 +246,33 @@ class State:
         if not self._looks_back:
             self._expect(Step.SKIP, "predict")
         tokens = _tokens(hidden)
-        if self._out is None or self._index is None or not alike(self._out, tokens):
-            with torch.inference_mode(False):
-                self._out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
-                self._index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
-        out, index, planes, features = self._out, self._index, self._probes.planes, self._features
-        weights, metric = self._candidates.weights, self.config.metric
+        planes, features, weights = self._probes.planes, self._features, self._candidates.weights
         assert planes is not None and features.planes is not None and weights is not None
-        residual = self.config.forecast == "residual"
+        metric, residual = self.config.metric, self.config.forecast == "residual"
         base = tokens if residual else None
         if self._follower is not None and not self._looks_back:
-            self._ask(self._follower, _written(probe, tokens), weights)
-            out.copy_(ops.gather_rows(features.planes, weights, index, base))
-        elif isinstance(probe, Modulation):
-            ops.modulated_skip_step_(
-                out,
-                index,
-                planes,
-                tokens,
-                probe.shift,
-                probe.scale,
-                features.planes,
-                weights,
-                probe.eps,
-                metric,
-                add=residual,
-            )
+            index = self._ask(self._follower, _written(probe, tokens), weights)
+            out = ops.gather_rows(features.planes, weights, index, base)
         else:
-            probes = _tokens(probe)
-            ops.skip_step_(out, index, planes, probes, features.planes, base, weights, metric)
+            index = tokens.new_empty(tokens.shape[:-1], dtype=torch.int32)
+            out = torch.empty_like(tokens, memory_format=torch.contiguous_format)
+            if isinstance(probe, Modulation):
+                ops.modulated_skip_step_(
+                    out,
+                    index,
+                    planes,
+                    tokens,
+                    probe.shift,
+                    probe.scale,
+                    features.planes,
+                    weights,
+                    probe.eps,
+                    metric,
+                    add=residual,
+                )
+            else:
+                probes = _tokens(probe)
+                ops.skip_step_(out, index, planes, probes, features.planes, base, weights, metric)
         self._candidates.count(index)
         if self.on_predict is not None and self._table is not None and not self._looks_back:
             _, distance = ops.select(planes, _written(probe, tokens), weights, metric)
@@ -312,18 +308,18 @@ class State:
         """Whether the plan looks at every step's features, which no captured step can show it."""
         return self._follower is not None
 
-    def _ask(self, follower: Follower, probe: Tensor, weights: Tensor) -> None:
+    def _ask(self, follower: Follower, probe: Tensor, weights: Tensor) -> Tensor:
         """Choose every token's row, and show the step to who decides on it."""
-        assert self._probes.planes is not None and self._index is not None
-        distance = torch.empty_like(self._index, dtype=torch.float32)
-        planes, metric = self._probes.planes, self.config.metric
-        ops.select_out(planes, probe, weights, metric, index=self._index, distance=distance)
-        look = _Look(planes, probe, weights, self._index, distance, self._previous)
+        planes = self._probes.planes
+        assert planes is not None
+        index, distance = ops.select(planes, probe, weights, self.config.metric)
+        look = _Look(planes, probe, weights, index, distance, self._previous)
         wanted = follower.saw(self.step, look)
         self._keep(probe)
         if wanted:
             self._due = Step.FULL
             raise FullStepWanted
+        return index
 
     def _keep(self, probe: Tensor) -> None:
         """Hold the probe of this step for the next one, where that is compared with it."""
@@ -386,13 +382,9 @@ class State:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: two stacks, one output, one index; a probe where steps are compared."""
-        buffers = (self._out, self._index, self._previous)
-        return (
-            self._probes.nbytes
-            + self._features.nbytes
-            + sum(0 if buffer is None else buffer.nbytes for buffer in buffers)
-        )
+        """Bytes held: two stacks; a probe where steps are compared."""
+        compared = 0 if self._previous is None else self._previous.nbytes
+        return self._probes.nbytes + self._features.nbytes + compared
 
     def _rows(self) -> tuple[Rows, float]:
         """The candidates of this step, in steps, and the length of a step in positions.

@@ -112,13 +112,12 @@ def test_reset_equals_a_new_state_and_keeps_the_buffers() -> None:
     assert state.nbytes == held
 
 
-def test_nbytes_is_two_stacks_an_output_and_an_index() -> None:
+def test_nbytes_is_two_stacks() -> None:
     state = State(config=Config(window=4))
     assert state.nbytes == 0
     series = _series(1)
     _drive(state, series, series, series)
-    elements = int(np.prod(SHAPE))
-    assert state.nbytes == 4 * (2 * 3 * elements + elements + elements // SHAPE[-1])
+    assert state.nbytes == 4 * 2 * 3 * int(np.prod(SHAPE))
 
 
 @pytest.mark.parametrize("positions", [[0, 1, 1, 2], [0, 1, 0.5, 2], [3, 3, 3, 3]])
@@ -340,23 +339,27 @@ def test_candidates_are_the_predictors_at_positions_in_steps(length: float, stan
     assert len(seen) == 3
 
 
-def test_a_prediction_keeps_its_address_until_the_shape_changes() -> None:
+def test_a_prediction_is_the_callers_to_keep() -> None:
     state, series = State(config=Config(window=6)), _series(1)
-    index: list[int] = []
-    state.on_predict = lambda step, chosen, table, distance: index.append(chosen.data_ptr())
-    out = []
+    kept, copies = [], []
     for x in series[:6]:
         if state.begin() is Step.FULL:
             state.record(x, x, x)
         else:
-            out.append(state.predict(x, x).data_ptr())
-    assert len(set(out)) == len(set(index)) == 1 and len(out) == 3
-    other = _series(1, shape=(2, 6, 8))
-    for x in other[:4]:
-        if state.begin(full=len(state.log.full_steps) < 6) is Step.FULL:
+            kept.append(state.predict(x, x))
+            copies.append(kept[-1].clone())
+    assert len(kept) == 3 and all(map(torch.equal, kept, copies))
+
+
+def test_another_shape_begins_another_history() -> None:
+    state = State(config=Config(window=6))
+    for x in (*_series(1)[:6], *_series(1, shape=(2, 6, 8))[:4]):
+        full = x.shape != SHAPE and len(state.log.full_steps) < 6
+        if state.begin(full=full) is Step.FULL:
             state.record(x, x, x)
         else:
             assert state.predict(x, x).shape == x.shape
+    assert state.nbytes == 4 * 2 * 3 * 2 * 6 * 8
 
 
 def test_a_part_of_a_step_out_of_order_is_refused() -> None:

@@ -37,17 +37,22 @@ def _inputs() -> list[tuple[Tensor, Tensor, Tensor, Modulation]]:
     return steps
 
 
-def _drive(state: State, *, unwritten: bool) -> list[tuple[Tensor, Tensor]]:
-    """Prediction of every skip step, and which rows the tokens took."""
-    found: list[tuple[Tensor, Tensor]] = []
+def _drive(state: State, *, unwritten: bool) -> list[Tensor]:
+    """Prediction of every skip step."""
+    found: list[Tensor] = []
     for hidden, output, probe, made in _inputs():
         if state.begin() is Step.FULL:
             state.record(hidden, output, probe)
         else:
-            predicted = state.predict(hidden, made if unwritten else probe)
-            assert state._index is not None
-            found.append((predicted.clone(), state._index.clone()))
+            found.append(state.predict(hidden, made if unwritten else probe))
     return found
+
+
+def _traced(state: State, *, unwritten: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Prediction of every skip step, which rows the tokens took, and how far those were."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    state.on_predict = lambda step, index, table, far: seen.append((index, far))
+    return [(p, *s) for p, s in zip(_drive(state, unwritten=unwritten), seen, strict=True)]
 
 
 def _state(**changes: Any) -> State:
@@ -58,24 +63,19 @@ def _state(**changes: Any) -> State:
 @pytest.mark.parametrize("forecast", ["residual", "hidden"])
 def test_predicts_as_from_the_probe(forecast: str, metric: str) -> None:
     states = [_state(forecast=forecast, metric=metric) for _ in range(2)]
-    plain, told = (_drive(s, unwritten=u) for s, u in zip(states, (False, True), strict=True))
+    plain, told = (_traced(s, unwritten=u) for s, u in zip(states, (False, True), strict=True))
     assert len(plain) == STEPS - len(FULL)
-    for (expected, rows), (found, chosen) in zip(plain, told, strict=True):
+    for (expected, rows, _), (found, chosen, _) in zip(plain, told, strict=True):
         assert torch.equal(rows, chosen) and torch.equal(expected, found)
-    assert len({int(row) for _, rows in plain for row in rows.flatten()}) > 1
+    assert len({int(row) for _, rows, _ in plain for row in rows.flatten()}) > 1
     assert states[0].log.chosen() == states[1].log.chosen()
 
 
 def test_a_trace_changes_nothing() -> None:
-    plain, traced = _state(), _state()
-    seen: list[tuple[Tensor, Tensor]] = []
-    traced.on_predict = lambda step, index, table, far: seen.append((index.clone(), far))
-    found = _drive(traced, unwritten=True)
-    for (a, b), (c, d) in zip(_drive(plain, unwritten=True), found, strict=True):
-        assert torch.equal(a, c) and torch.equal(b, d)
-    assert len(seen) == len(found)
-    for (index, far), (_, rows) in zip(seen, found, strict=True):
-        assert torch.equal(index, rows) and far.shape == rows.shape and (far >= 0).all()
+    plain, traced = _drive(_state(), unwritten=True), _traced(_state(), unwritten=True)
+    for expected, (found, rows, far) in zip(plain, traced, strict=True):
+        assert torch.equal(expected, found)
+        assert far.shape == rows.shape and (far >= 0).all()
 
 
 def test_fits_by_the_hidden_state() -> None:
