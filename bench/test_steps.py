@@ -71,6 +71,7 @@ def test_step(
     }
     if device == "cuda":
         info["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        info["graphs MB"] = held_by_graphs() / 1e6
     if changes is not None:
         (stats,) = tap_ext.stats(denoiser.model).models
         info |= {"history MB": stats.nbytes / 1e6, "replayed": stats.replayed}
@@ -97,6 +98,12 @@ def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
     last.record()
     last.synchronize()
     return host, first.elapsed_time(last) / 1e3
+
+
+def held_by_graphs() -> int:
+    """Bytes of the device in pools that graphs keep to themselves."""
+    segments = torch.cuda.memory_snapshot()
+    return sum(each["total_size"] for each in segments if any(each["segment_pool_id"]))
 
 
 def launches(call: Callable[[], None]) -> dict[str, int]:
