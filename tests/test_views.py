@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from tap_ext.backbones import BackboneSpec, Blocks, Stream, find_spec
-from tap_ext.views import AdapterError, Call, Views, graft, run_view, verify
+from tap_ext.graphs.guard import Seen, SeenPlainly
+from tap_ext.views import AdapterError, Call, Views, graft, pair, run_view, verify
 from tests import tiny
 
 EACH = pytest.mark.parametrize("family", tiny.MODELS, ids=lambda family: family.name)
@@ -45,20 +47,41 @@ def test_the_model_is_never_written_to(family: tiny.Tiny) -> None:
     assert {id(p) for p in views.full.parameters()} <= shared
 
 
-def test_a_view_is_stale_when_a_child_of_the_root_is_swapped() -> None:
+SWAPPED = {
+    "a child of the root": ("", "x_embedder"),
+    "a block": ("transformer_blocks", "0"),
+    "the mode": ("", "training"),
+    "an attribute of the root": ("", "out_channels"),
+    "the configuration": ("", "_internal_dict"),
+}
+
+
+@pytest.mark.parametrize("seen", [Seen, SeenPlainly], ids=["compiled", "plain"])
+@pytest.mark.parametrize(("path", "name"), SWAPPED.values(), ids=SWAPPED)
+def test_a_view_is_stale_when_what_it_copies_changes(
+    path: str, name: str, seen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair, "Seen", seen)
     model = tiny.build(tiny.MODELS[0])
     views = Views(model, _spec(model))
+    model.forward = model.forward  # type: ignore[method-assign]
     assert not views.stale(model)
-    model.x_embedder = nn.Linear(16, 32)
+    owner = model.get_submodule(path)
+    before = getattr(owner, name)
+    setattr(owner, name, not before if name == "training" else _another(before))
     assert views.stale(model)
+
+
+def _another(value: Any) -> Any:
+    return value + 1 if isinstance(value, int) else copy.copy(value)
 
 
 def test_graft_copies_only_the_path() -> None:
     model = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2))
     new = nn.Identity()
-    copy = graft(model, {"0.1": new})
-    assert copy[0][1] is new and isinstance(model[0][1], nn.ReLU)
-    assert copy[0][0] is model[0][0] and copy[1] is model[1] and copy is not model
+    view = graft(model, {"0.1": new})
+    assert view[0][1] is new and isinstance(model[0][1], nn.ReLU)
+    assert view[0][0] is model[0][0] and view[1] is model[1] and view is not model
 
 
 @pytest.mark.parametrize("path", ["absent", "0.7", "0.1.absent"])

@@ -135,7 +135,7 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init<>())
       .def("look", &Seen::look, py::arg("own"), py::arg("address"),
            "The count after one look at modules, given by their __dict__. address(tensor) tells "
-           "where one lies; None: only children and modes are looked at.");
+           "where one lies; None: children and attributes are looked at, tensors are not.");
   m.def("launch_plan", &launch_plan, py::arg("tokens"), py::arg("channels"), py::arg("dtype"),
         "Shape of a CUDA launch: grid size, threads per token and tokens per block.");
 }

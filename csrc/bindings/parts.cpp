@@ -1,6 +1,8 @@
 #include "bindings/parts.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <iterator>
 #include <string>
 
 namespace py = pybind11;
@@ -38,7 +40,25 @@ void add_values(PyObject* dict, Words& words) {
   while (PyDict_Next(dict, &position, &key, &value) != 0) words.push_back(identity(value));
 }
 
-void add_module(PyObject* own, bool children_only, Words& words, std::vector<py::object>& tensors) {
+/// Adds a module's attributes, by identity, but for what stands around its forward; its children.
+void add_attributes(PyObject* own, Words& words) {
+  static PyObject* const kModules = interned("_modules");
+  static PyObject* const kAround[] = {interned("forward"), interned("_old_forward"),
+                                      interned("_compiled_call_impl"), interned("_hf_hook"),
+                                      interned("_diffusers_hook")};
+
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  Py_ssize_t position = 0;
+  while (PyDict_Next(own, &position, &key, &value) != 0) {
+    if (std::find(std::begin(kAround), std::end(kAround), key) == std::end(kAround)) {
+      words.push_back(identity(value));
+    }
+  }
+  add_values(dict_of(own, kModules), words);
+}
+
+void add_module(PyObject* own, Words& words, std::vector<py::object>& tensors) {
   static PyObject* const kModules = interned("_modules");
   static PyObject* const kParameters = interned("_parameters");
   static PyObject* const kBuffers = interned("_buffers");
@@ -46,10 +66,8 @@ void add_module(PyObject* own, bool children_only, Words& words, std::vector<py:
   static PyObject* const kPreHooks = interned("_forward_pre_hooks");
   static PyObject* const kTraining = interned("training");
 
-  if (!PyDict_Check(own)) throw py::type_error("own must hold dicts");
   add_values(dict_of(own, kModules), words);
   words.push_back(identity(attribute(own, kTraining)));
-  if (children_only) return;
   for (PyObject* const name : {kParameters, kBuffers}) {
     const size_t before = words.size() + 1;
     add_values(dict_of(own, name), words);
@@ -77,7 +95,14 @@ int64_t Seen::look(const py::list& own, const py::object& address) {
   Words now;
   now.reserve(words_.size());
   std::vector<py::object> tensors;
-  for (const py::handle& module : own) add_module(module.ptr(), address.is_none(), now, tensors);
+  for (const py::handle& module : own) {
+    if (!PyDict_Check(module.ptr())) throw py::type_error("own must hold dicts");
+    if (address.is_none()) {
+      add_attributes(module.ptr(), now);
+    } else {
+      add_module(module.ptr(), now, tensors);
+    }
+  }
   // Python may run from here on, and edit a dict: so after the loop, with references held.
   for (const py::object& tensor : tensors) now.push_back(address_of(address, tensor));
   if (now != words_) {  // and no more Python: another thread must not see the one without the other

@@ -18,7 +18,8 @@ class Seen {
   /// whether there are hooks, and the mode.
   ///
   /// @param own the ``__dict__`` of every module
-  /// @param address called with a tensor, gives where it lies; None: only children and modes count
+  /// @param address called with a tensor, gives where it lies; None: instead of all this, children
+  /// and every attribute count, but for what stands around the forward
   /// @return how often this was not what it had been
   int64_t look(const pybind11::list& own, const pybind11::object& address);
 

@@ -16,6 +16,9 @@ from tap_ext.locks import Lock
 
 __all__ = ["Parts", "Seen", "hooked"]
 
+AROUND = ("forward", "_old_forward", "_compiled_call_impl", "_hf_hook", "_diffusers_hook")
+"""Attributes of what stands around a module's forward; it may come and go."""
+
 ADAPTER = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
 """Plain values of a LoRA layer that its forward reads."""
 
@@ -33,7 +36,8 @@ class SeenPlainly:
 
         Args:
             own: what is looked at: children, which tensors, how many attributes, hooks and mode.
-            address: tells where a tensor lies; None: only children and modes count.
+            address: tells where a tensor lies; None: instead of all this, children and every
+                attribute count, but for what stands around the forward.
         """
         now = [_read(module, address) for module in own]
         if now != self._seen:
@@ -44,7 +48,7 @@ class SeenPlainly:
 def _read(own: dict[str, Any], address: Callable[[Tensor], int] | None) -> tuple[Any, ...]:
     children = [id(module) for module in own["_modules"].values()]
     if address is None:
-        return children, own["training"]
+        return children, [id(value) for name, value in own.items() if name not in AROUND]
     tensors = [list(own[name].values()) for name in ("_parameters", "_buffers")]
     return (
         children,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-__all__ = ["AdapterError", "expand", "graft", "module_at"]
+__all__ = ["AdapterError", "copied", "expand", "graft", "module_at"]
 
 
 class AdapterError(RuntimeError):
@@ -45,6 +45,15 @@ def graft(model: nn.Module, replacements: Mapping[str, nn.Module]) -> nn.Module:
         copy.__dict__.pop(own, None)
     copy.__dict__["_modules"] = children
     return copy
+
+
+def copied(paths: Iterable[str]) -> list[str]:
+    """Paths of what ``graft`` copies, beside the root, to replace the modules at ``paths``."""
+    found: dict[str, None] = {}
+    for path in paths:
+        names = path.split(".")
+        found |= dict.fromkeys(".".join(names[:depth]) for depth in range(1, len(names)))
+    return list(found)
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 
 from tap_ext.backbones.spec import BackboneSpec, Blocks
 from tap_ext.graphs import Parts, Seen
-from tap_ext.views.graft import AdapterError, expand, graft, module_at
+from tap_ext.views.graft import AdapterError, copied, expand, graft, module_at
 from tap_ext.views.standins import AbsentBlock, Exit, Head, Idle, Probe, WatchedBlock
 
 __all__ = ["Views"]
@@ -58,7 +58,8 @@ class Views:
             everything: Parts(functools.partial(self._parts, everything))
             for everything in (False, True)
         }
-        self._copied = [module.__dict__ for module in self._read_copied(model)]
+        paths = copied((*common, *blocks, *absent))
+        self._copied = [module_at(model, path).__dict__ for path in paths]
         self._seen = Seen()
         self._changes = self._look(model)
 
@@ -125,22 +126,12 @@ class Views:
         """Whether the model's own parts have changed since the views were built.
 
         Changes inside a shared submodule need nothing. Read at every call, so it looks only at
-        what a view copies: the children along the paths, and the plain attributes of the root.
+        what a view copies: children and attributes of the root, and along the paths.
         """
         return self._look(model) != self._changes
 
     def _look(self, model: nn.Module) -> int:
         return self._seen.look([model.__dict__, *self._copied], None)
-
-    def _read_copied(self, model: nn.Module) -> list[nn.Module]:
-        """The modules that a view has copies of, without the model, which is not kept alive."""
-        found: list[nn.Module] = []
-        for entry in (*self.spec.blocks, *self.spec.bypassed):
-            module: nn.Module | None = model
-            for name in entry.path.split("."):
-                module = None if module is None else module._modules.get(name)
-                found += [] if module is None else [module]
-        return found
 
 
 def _lacks(model: nn.Module, path: str) -> bool:

@@ -238,3 +238,38 @@ def test_a_run_skips_and_restore_leaves_nothing(tiny: Tiny) -> None:
     for full, plain, truth in zip(exact, again, untouched, strict=True):
         assert torch.equal(full, truth) and torch.equal(plain, truth)
     assert {name: set(vars(module)) for name, module in model.named_modules()} == before
+
+
+def _parents(spec: BackboneSpec) -> set[str]:
+    """Modules inside which a spec names others, beside its lists of blocks."""
+    paths = (*spec.idle, *(stream.head for stream in spec.streams))
+    return {path.removesuffix("?").rpartition(".")[0] for path in paths} - {""}
+
+
+@pytest.mark.parametrize(
+    "tiny", [t for n, t in MODELS.items() if _parents(SPECS[n.partition("+")[0]])], ids=str
+)
+@torch.no_grad()
+def test_what_is_exchanged_after_a_call_is_what_runs(tiny: Tiny) -> None:
+    """Beside what a view replaces, and deep inside: as adapters do, and quantisation."""
+    model, plain = tap_ext.accelerate(build(tiny)), build(tiny)
+    arguments = _call(tiny)
+    model(**copy.deepcopy(arguments))
+    before = tensors(plain(**copy.deepcopy(arguments)))
+    for each in (model, plain):
+        for path in _parents(_spec(plain)):
+            if path in dict(each.named_modules()):
+                _exchange_children(each.get_submodule(path))
+    truth = tensors(plain(**copy.deepcopy(arguments)))
+    with tap_ext.run():
+        output = tensors(model(**copy.deepcopy(arguments)))
+    assert not all(map(torch.equal, truth, before))
+    assert all(map(torch.equal, output, truth))
+
+
+def _exchange_children(parent: nn.Module) -> None:
+    for name, child in parent.named_children():
+        other = copy.deepcopy(child)
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+        setattr(parent, name, other)
