@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -54,12 +55,8 @@ def parts(out: Path, model: str) -> dict[str, tuple[list[str], int]]:
 
 def on_devices() -> list[str]:
     """Files of tests that run on a device, the ops' apart: to read all takes most of a minute."""
-    files = {path: path.read_text() for path in sorted(Path("tests").rglob("test_*.py"))}
-    return [
-        str(path)
-        for path, text in files.items()
-        if ("mark.cuda" in text or "device: str" in text) and path.parent.name != "ops"
-    ]
+    others = (p for p in sorted(Path("tests").rglob("test_*.py")) if p.parent.name != "ops")
+    return [str(path) for path in others if re.search("mark.cuda|device: str", path.read_text())]
 
 
 def _json(out: Path, name: str) -> str:

@@ -510,7 +510,7 @@ class Engine:
 def _note(
     branch: Branch, name: str, step: int, index: Tensor, table: Rows, distance: Tensor
 ) -> None:
-    branch.journal.trace.append(report.Choice(name, step, index.clone(), table, distance))
+    branch.journal.trace.append(report.Choice(name, step, index, table, distance))
 
 
 def _misfit(spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:

@@ -72,8 +72,10 @@ def test_predicts_as_from_the_probe(forecast: str, metric: str) -> None:
 
 
 def test_a_trace_changes_nothing() -> None:
-    plain, traced = _drive(_state(), unwritten=True), _traced(_state(), unwritten=True)
-    for expected, (found, rows, far) in zip(plain, traced, strict=True):
+    plain, traced = _state(), _state()
+    alone, seen = _drive(plain, unwritten=True), _traced(traced, unwritten=True)
+    assert plain.log.chosen() == traced.log.chosen()
+    for expected, (found, rows, far) in zip(alone, seen, strict=True):
         assert torch.equal(expected, found)
         assert far.shape == rows.shape and (far >= 0).all()
 

@@ -7,7 +7,6 @@ GPU, where among tensors of the CPU it would pass.
 from __future__ import annotations
 
 import copy
-import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tap_ext.engine
+from tests.graphs.recorder import running
 
 DEVICE = torch.device("privateuseone:0")
 
@@ -117,7 +117,7 @@ class Obstacles(TorchDispatchMode):
         returned = func(*args, **(kwargs or {}))
         waits = func._schema.name == "aten::_linalg_check_errors" or _masks(func._schema.name, args)
         if waits or _crosses((args, kwargs, returned)):
-            self.lines.append(_line())
+            self.lines.append("{}:{}".format(*running(__file__)))
         return returned
 
 
@@ -132,14 +132,3 @@ def _masks(name: str, args: Any) -> bool:
     if not name.startswith("aten::index_put") or args[2].numel() == 1:
         return False
     return any(index is not None and index.dtype == torch.bool for index in args[1])
-
-
-def _line() -> str:
-    frame = sys._getframe()
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def _is_ours(path: str) -> bool:
-    return path == __file__ or "/torch/" in path

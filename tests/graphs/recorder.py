@@ -80,15 +80,18 @@ class _Log(TorchDispatchMode):
 
 
 def _line() -> str:
-    """The line of the model that is running."""
+    return linecache.getline(*running(__file__))
+
+
+def running(watcher: str) -> tuple[str, int]:
+    """File and line of the model that is running, beneath torch and the file that watches."""
     frame = sys._getframe()
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
+    ours = (__file__, watcher)
+    while frame.f_back is not None and (
+        frame.f_code.co_filename in ours or "/torch/" in frame.f_code.co_filename
+    ):
         frame = frame.f_back
-    return linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _is_ours(path: str) -> bool:
-    return path == __file__ or "/torch/" in path
+    return frame.f_code.co_filename, frame.f_lineno
 
 
 def _each(returned: Any, schema: Any) -> tuple[Any, ...]:
