@@ -15,6 +15,10 @@ WIDTH = 32
 CHUNK = 3
 """Frames of latents that one chunk has."""
 
+GAMMA = 0.3
+"""At the default of 1/3 the covariance of the noise that is added between stages is singular in
+float32, so that it depends on the processor whether diffusers can decompose it."""
+
 
 def _pipe(name: str, stages: int = 1) -> Any:
     transformer = tiny(
@@ -33,7 +37,7 @@ def _pipe(name: str, stages: int = 1) -> Any:
     return assembled(
         name,
         scheduler=diffusers.HeliosScheduler(
-            stages=stages, stage_range=ranges, use_dynamic_shifting=True, gamma=1 / 3
+            stages=stages, stage_range=ranges, use_dynamic_shifting=True, gamma=GAMMA
         ),
         vae=wan_vae(),
         transformer=transformer,
