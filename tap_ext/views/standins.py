@@ -218,7 +218,8 @@ class Idle(Stand):
         if call.forecast is not None and not call.awake:
             return call.remembered(self._path)
         output = self.real(*args, **kwargs)
-        call.idle[self._path].append(output)
+        if call.forecast is None:  # else it is only checked, and what the full step left stays
+            call.idle[self._path].append(output)
         return output
 
 

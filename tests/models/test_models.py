@@ -52,6 +52,7 @@ class Seen:
         for handle in self._handles:
             handle.remove()
         self.full, self.output = _full(self.views, self.arguments)
+        self.left = {path: len(outputs) for path, outputs in self.full.idle.items()}
         self.wrong = _locate(self.views, self.full, self.output, self.arguments)
 
     def _attended(self) -> list[list[Tensor]]:
@@ -114,6 +115,11 @@ def test_a_full_view_is_bit_identical_to_the_model(seen: Seen) -> None:
     assert len(seen.output) == len(seen.truth) > 0
     for ours, theirs in zip(seen.output, seen.truth, strict=True):
         assert torch.equal(ours, theirs) and torch.isfinite(theirs).all()
+
+
+def test_a_check_adds_nothing_to_what_a_full_step_left(seen: Seen) -> None:
+    """It runs idle modules again; a graph fed with more than the next full step leaves is another."""
+    assert {path: len(outputs) for path, outputs in seen.full.idle.items()} == seen.left
 
 
 @torch.no_grad()
