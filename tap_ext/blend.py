@@ -17,7 +17,6 @@ left less, each with its own share; of one full step it is that step.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +26,15 @@ import torch
 from torch import Tensor
 
 from tap_ext.samples import put, taken
-from tap_ext.uploads import Uploads, upload
+from tap_ext.uploads import upload
 
-__all__ = ["Blend"]
+__all__ = ["UNMIXED", "Aim", "Blend"]
+
+Aim = tuple[float, float, float]
+"""Whether the curve has a share, 0 or 1, and Newton's weights of its first two differences."""
+
+UNMIXED: Aim = (0.0, 0.0, 0.0)
+"""Of a step in which it has none."""
 
 DEPTH = 3
 """Full steps that a curve goes through at most."""
@@ -38,8 +43,8 @@ DEPTH = 3
 class Blend:
     """What one branch returned in its last full steps, and how far the curve through it is right.
 
-    As in ``tap_ext.buffers``, what a skip step needs lies at fixed addresses, and what it changes
-    comes in two halves: ``aim`` on the host, ``mix`` on the device. No step waits for the device.
+    As in ``tap_ext.buffers``, what a skip step needs lies at fixed addresses, and a step comes in
+    two halves: ``aim`` on the host, ``mix`` on the device. No step waits for the device.
 
     Attributes:
         moves: how often the buffers were allocated; who has recorded ``mix`` records it again.
@@ -55,55 +60,44 @@ class Blend:
         self._past: list[float]
         self._learned: bool
         self._curves: list[_Curve] = []
-        self._weights: Tensor | None = None
-        self._uploads: Uploads | None = None
         self.moves = 0
         self.clear()
 
-    def aim(self, position: float, *, mixing: bool = True) -> bool:
+    def aim(self, position: float) -> Aim:
         """First half of a step that is forecast: where it lies. Host work.
 
         Args:
             position: the step's abscissa.
-            mixing: whether the curve is to have its share.
-
-        Returns:
-            Whether it has one, as far as the host knows.
         """
-        if self._weights is None:
-            return False
-        assert self._uploads is not None
-        known = bool(self._past) and math.isfinite(position)
-        mixes = known and mixing and self._learned
-        newton = self._newton(position) if known else (0.0, 0.0)
-        make = functools.partial(np.array, (mixes, *newton), np.float32)
-        self._weights.copy_(self._uploads.get(None, make, mixes, *newton))
-        return mixes
+        if not self._past or not math.isfinite(position):
+            return UNMIXED
+        return (float(self._learned), *self._newton(position))
 
-    def mix(self, forecast: Any) -> Any:
+    def mix(self, forecast: Any, aim: Aim | Tensor) -> Any:
         """Second half: what the step should return. Work on the device, at fixed addresses.
 
         Args:
             forecast: what a skip step returned; as it is where no share is known.
+            aim: what ``aim`` told, or (3,) float32, the same on the device.
         """
         samples = taken(forecast, self._samples)
-        if self._weights is None or not self._fits(samples):
+        if not self._fits(samples):
             return forecast
-        mixes, *newton = self._weights.unbind()
+        mixes, *newton = self._sent(aim)
         mixed = [
             torch.lerp(sample.float(), curve.at(*newton), curve.share * mixes).to(sample.dtype)
             for sample, curve in zip(samples, self._curves, strict=True)
         ]
         return put(forecast, self._samples, mixed)
 
-    def line(self, forecast: Any) -> Any:
+    def line(self, forecast: Any, aim: Aim | Tensor) -> Any:
         """The second half were the line all there is; of one full step that step."""
         samples = taken(forecast, self._samples)
-        if self._weights is None or not self._past or not self._fits(samples):
+        if not self._past or not self._fits(samples):
             return forecast
+        _, run, _ = self._sent(aim)
         pairs = zip(samples, self._curves, strict=True)
-        lines = [curve.line(self._weights[1]).to(sample.dtype) for sample, curve in pairs]
-        return put(forecast, self._samples, lines)
+        return put(forecast, self._samples, [c.line(run).to(s.dtype) for s, c in pairs])
 
     def learn(self, output: Any, position: float, forecast: Any = None) -> None:
         """Take in a full step.
@@ -152,9 +146,12 @@ class Blend:
         if not self._fits(samples):
             with torch.inference_mode(False):
                 self._curves = [_Curve(sample) for sample in samples]
-                self._weights = torch.zeros(3, device=samples[0].device)
-            self._uploads = Uploads(samples[0].device)
             self.moves += 1
+
+    def _sent(self, aim: Aim | Tensor) -> tuple[Tensor, ...]:
+        if not isinstance(aim, Tensor):
+            aim = upload(np.array(aim, np.float32), self._curves[0].share.device)
+        return aim.unbind()
 
     def _newton(self, position: float) -> tuple[float, float]:
         """Newton's weights of the first and the second difference."""

@@ -19,7 +19,13 @@ from tap_ext import ops
 from tap_ext.predictors import Predictor, Rows, gaps
 from tap_ext.uploads import Uploads, upload
 
-__all__ = ["Candidates", "Remembered", "Stack", "alike"]
+__all__ = ["NOTHING", "Beside", "Candidates", "Remembered", "Stack", "alike"]
+
+Beside = tuple[float, float, float]
+"""Numbers that are sent along with the rows of a skip step, for whoever needs them."""
+
+NOTHING: Beside = (0.0, 0.0, 0.0)
+"""Where nobody does."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class Candidates:
 
     Attributes:
         weights: (M, S) float32, one row of weights per candidate; None: no skip step yet.
+        beside: (3,) float32, what else the step needs of the host; None likewise.
         counts: (len(family),) int64, tokens per predictor since ``clear``; None likewise.
     """
 
@@ -124,6 +131,7 @@ class Candidates:
         """No rows yet."""
         self._size = len(family)
         self.weights: Tensor | None = None
+        self.beside: Tensor | None = None
         self.counts: Tensor | None = None
         self._counts: Tensor | None = None
         self._owners: Tensor | None = None
@@ -131,37 +139,50 @@ class Candidates:
         self._sent: Tensor | None = None
         self._uploads: Uploads | None = None
 
-    def aim(self, table: Rows, unit: float, device: torch.device, *, counted: bool = True) -> None:
-        """First half of a skip step: these rows, for positions that are ``unit`` apart."""
+    def aim(
+        self,
+        table: Rows,
+        unit: float,
+        device: torch.device,
+        *,
+        counted: bool = True,
+        beside: Beside = NOTHING,
+    ) -> None:
+        """First half of a skip step: these rows, for positions that are ``unit`` apart.
+
+        All of it lies in one buffer, since every copy costs the host as much as a kernel's launch.
+        """
         if self.weights is None or self.weights.device != device:
             self._allocate((self._size, table.difference.shape[1]), device)
         assert self._sent is not None and self._uploads is not None
-        pack = functools.partial(self._pack, table, unit, counted)
-        self._sent.copy_(self._uploads.get(table, pack, unit, counted))
+        pack = functools.partial(self._pack, table, unit, counted, beside)
+        self._sent.copy_(self._uploads.get(table, pack, unit, counted, beside))
 
-    def _pack(self, table: Rows, unit: float, counted: bool) -> npt.NDArray[np.uint8]:
-        """Weights and owners, as they lie in the buffer."""
+    def _pack(
+        self, table: Rows, unit: float, counted: bool, beside: Beside
+    ) -> npt.NDArray[np.uint8]:
+        """Owners, what lies beside, and weights, as they lie in the buffer."""
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
         difference = table.difference * unit ** np.arange(table.difference.shape[1])
         missing = self._size - len(table)
-        weights = np.concatenate([difference, *([difference[:1]] * missing)]).astype(np.float32)
+        weights = np.concatenate([difference, *([difference[:1]] * missing)])
         owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
         if not counted:  # by a number, so that the second half is the same work
             owners[:] = self._size
-        packed = np.zeros(_packed(weights.shape), dtype=np.uint8)
-        packed[: weights.nbytes] = weights.reshape(-1).view(np.uint8)
-        packed[-owners.nbytes :] = owners.view(np.uint8)
-        return packed
+        numbers = np.concatenate([beside, weights.reshape(-1)]).astype(np.float32)
+        return np.concatenate([owners.view(np.uint8), numbers.view(np.uint8)])
 
     def _allocate(self, shape: tuple[int, int], device: torch.device) -> None:
         size, planes = shape
         with torch.inference_mode(False):
-            self._sent = torch.empty(_packed(shape), dtype=torch.uint8, device=device)
             self._counts = torch.zeros(size + 1, dtype=torch.int64, device=device)
             self._numbers = torch.arange(size, dtype=torch.int32, device=device)
-            # one buffer, so that a step copies once
-            self.weights = self._sent[: 4 * size * planes].view(torch.float32).view(shape)
-            self._owners = self._sent[-8 * size :].view(torch.int64)
+            owned = 8 * size  # bytes, first, so that they are aligned
+            numbers = 4 * (len(NOTHING) + size * planes)
+            self._sent = torch.empty(owned + numbers, dtype=torch.uint8, device=device)
+            self._owners = self._sent[:owned].view(torch.int64)
+            sent = self._sent[owned:].view(torch.float32)
+            self.beside, self.weights = sent[: len(NOTHING)], sent[len(NOTHING) :].view(shape)
         self.counts = self._counts[:size]
         self._uploads = Uploads(device)
 
@@ -185,12 +206,6 @@ class Candidates:
         assert self.counts is not None
         self.counts.copy_(counts)
         return self.counts
-
-
-def _packed(shape: tuple[int, ...]) -> int:
-    """Bytes of float32 weights of a shape and an int64 owner of each row, which begins at 8 n."""
-    size, planes = shape
-    return -(-4 * size * planes // 8) * 8 + 8 * size
 
 
 def alike(left: Tensor, right: Tensor) -> bool:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from tap_ext import ops
-from tap_ext.buffers import Candidates, Stack, alike
+from tap_ext.buffers import NOTHING, Beside, Candidates, Stack, alike
 from tap_ext.config import Config
 from tap_ext.correction import Sampling
 from tap_ext.history import History, Log
@@ -178,11 +178,14 @@ class State:
         self.conclude()
         return output
 
-    def aim(self) -> None:
+    def aim(self, beside: Beside = NOTHING) -> None:
         """First of the three parts of a step: where it lies, which candidates there are. Host work.
 
         ``aim``, then ``update`` (full) or ``apply`` (skip), then ``conclude`` are ``record`` and
         ``predict`` in parts, for who captures the second one in a CUDA graph.
+
+        Args:
+            beside: of a skip step, numbers that are to be sent to the device in the same copy.
         """
         self._looks_back = False
         if self._due is Step.FULL:
@@ -192,7 +195,7 @@ class State:
             assert self._features.planes is not None
             table, unit = self._rows()
             self._table = table
-            self._candidates.aim(table, unit, self._features.planes.device)
+            self._candidates.aim(table, unit, self._features.planes.device, beside=beside)
             self.log.counts = self._candidates.counts
 
     def correction(self) -> float:
@@ -291,6 +294,12 @@ class State:
             self._newest = self.step
             self.log.full_steps.append(self.step)
         self._due = None
+
+    @property
+    def beside(self) -> Tensor:
+        """(3,) float32, what ``aim`` of a skip step sent; always the same memory."""
+        assert self._candidates.beside is not None
+        return self._candidates.beside
 
     @property
     def due(self) -> Step | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tap_ext.blend import UNMIXED
 from tap_ext.config import Config
 from tap_ext.given import Given
 from tap_ext.graphs import (
@@ -68,15 +69,15 @@ class Steps:
             OtherTokens: the history does not fit; nothing was predicted.
             FullStepWanted: the plan looked at the step and wants it full.
         """
+        blend = branch.blend
+        aim = UNMIXED if blend is None else blend.aim(branch.states[0].position)
         for state in branch.states.values():
             if state.due is Step.SKIP:
-                state.aim()
-        blend = branch.blend
-        mixes = blend is not None and blend.aim(branch.states[0].position)
+                state.aim(aim)
         output, used = self._forecast(views, branch, given)
         for stream in used:
             branch.states[stream].conclude()
-        self.blended += mixes
+        self.blended += bool(aim[0])
         return output
 
     def look_back(self, views: Views, branch: Branch, given: Given) -> Hindsight | None:
@@ -90,15 +91,12 @@ class Steps:
         seen = [state.look_back() for state in states] if blend is not None else gains
         if not seen or not seen[0]:  # the first decides for all, as it does on the steps
             return None
-        if blend is not None:
-            blend.aim(states[0].position, mixing=False)
         plain, used = self._forecast(views, branch, given)
         if 0 not in used:  # a call that only fills a cache of keys and values, say
             return None
         forecast = plain
         if blend is not None and gains[0]:
-            blend.aim(states[0].position)
-            forecast = blend.mix(plain)
+            forecast = blend.mix(plain, blend.aim(states[0].position))
         return Hindsight(gains[0], forecast, len(views.spec.streams), plain)
 
     def _forecast(self, views: Views, branch: Branch, given: Given) -> tuple[Any, tuple[int, ...]]:
@@ -120,7 +118,7 @@ class Steps:
             )
             output = run_view(views.skip, call, args, kwargs)
             if branch.blend is not None:
-                output = branch.blend.mix(output)
+                output = branch.blend.mix(output, branch.states[0].beside)
             return output, tuple(used)
 
         made: tuple[Any, tuple[int, ...]] = self._run(Step.SKIP, step, views, branch, given)

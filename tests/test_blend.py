@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import tap_ext
-from tap_ext.blend import Blend
+from tap_ext.blend import UNMIXED, Blend
+from tap_ext.buffers import NOTHING
 from tap_ext.demo import digits
 from tap_ext.evaluate.line import Line
 from tap_ext.evaluate.methods import METHODS
@@ -45,8 +46,7 @@ def _learned(truth: Any, past: tuple[float, ...], *, noise: float = 1.0) -> Blen
 
 
 def _mixed(blend: Blend, forecast: Any, position: float) -> Any:
-    blend.aim(position)
-    return blend.mix(forecast)
+    return blend.mix(forecast, blend.aim(position))
 
 
 @pytest.mark.parametrize("past", [(0, 1, 2, 5), (0, 3, 4.5, 9), (9, 7, 6, 2)])
@@ -148,14 +148,24 @@ def test_every_row_has_its_own_share(shape: tuple[int, ...]) -> None:
 def test_nothing_is_mixed_before_something_is_known() -> None:
     blend, guess = Blend(), _noise(1)
     assert _mixed(blend, guess, 0.0) is guess and blend.nbytes == 0
-    assert blend.aim(0.0) is False
+    assert blend.aim(0.0) == UNMIXED == NOTHING
     blend.learn(_noise(2), 0.0, _noise(3))  # there is no curve to compare with
-    assert not blend.aim(1.0) and torch.equal(blend.mix(guess), guess)
+    assert not blend.aim(1.0)[0] and torch.equal(_mixed(blend, guess, 1.0), guess)
     blend.learn(_noise(4), 1.0)
-    assert not blend.aim(2.0) and torch.equal(blend.mix(guess), guess)
+    assert not blend.aim(2.0)[0] and torch.equal(_mixed(blend, guess, 2.0), guess)
     blend.learn(_noise(5), 2.0, _noise(6))
-    assert blend.aim(3.0) and not torch.equal(blend.mix(guess), guess)
-    assert not blend.aim(3.0, mixing=False) and torch.equal(blend.mix(guess), guess)
+    assert blend.aim(3.0)[0] and not torch.equal(_mixed(blend, guess, 3.0), guess)
+    assert torch.equal(blend.mix(guess, UNMIXED), guess)
+    for nowhere in (math.inf, math.nan):
+        assert blend.aim(nowhere) == UNMIXED
+
+
+def test_the_numbers_of_a_step_may_lie_on_the_device() -> None:
+    blend, guess = _learned(_polynomial(2), (0, 1, 2, 5)), _noise(1)
+    aim = blend.aim(6.0)
+    sent = torch.tensor(aim)
+    assert torch.equal(blend.mix(guess, sent), blend.mix(guess, aim))
+    assert torch.equal(blend.line(guess, sent), blend.line(guess, aim))
 
 
 def test_what_it_holds_and_where_stays() -> None:
@@ -294,11 +304,10 @@ def test_the_line_alone(dtype: torch.dtype) -> None:
     blend, guess = Blend(), _noise(1).to(dtype)
 
     def line(position: float) -> Tensor:
-        blend.aim(position)
-        made: Tensor = blend.line(guess)
+        made: Tensor = blend.line(guess, blend.aim(position))
         return made
 
-    assert line(0.0) is guess and blend.line(()) == ()
+    assert line(0.0) is guess and blend.line((), UNMIXED) == ()
     first, second = _noise(2).to(dtype), _noise(3).to(dtype)
     blend.learn(first, 1.0)
     held = line(2.0)
@@ -310,7 +319,7 @@ def test_the_line_alone(dtype: torch.dtype) -> None:
     assert made.dtype == dtype
     expected = first.double() + (second.double() - first.double()) * (6 - 1) / (3 - 1)
     torch.testing.assert_close(made, expected.to(dtype))
-    assert blend.line(guess[:1]).shape == (1, 5, 3)
+    assert blend.line(guess[:1], UNMIXED).shape == (1, 5, 3)
 
 
 @pytest.mark.parametrize("shape", [(5,), ()])

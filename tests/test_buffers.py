@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tap_ext import reference
-from tap_ext.buffers import Candidates, Remembered, Stack, alike
+from tap_ext.buffers import NOTHING, Candidates, Remembered, Stack, alike
 from tap_ext.history import Log
 from tap_ext.predictors import Newton, Reuse, Taylor, gaps, rows
 
@@ -208,3 +208,18 @@ def test_rows_are_sent_once_and_not_without_end() -> None:
     assert len(candidates._uploads) == len(sent) + 2
     candidates.aim(tables[-1], 1.0, torch.device("meta"))
     assert [kept[1].device.type for kept in candidates._uploads._kept.values()] == ["meta"]
+
+
+def test_what_lies_beside_is_sent_with_the_rows() -> None:
+    candidates, table = Candidates(FAMILY), rows(FAMILY, (1.0, 0.0), 2.0, 3)
+    home = torch.device("cpu")
+    candidates.aim(table, 1.0, home)
+    assert candidates.beside.tolist() == list(NOTHING)
+    address = candidates.beside.data_ptr()
+    for beside in ((1.0, 0.1, -7.5), (0.0, 0.1, -7.5)):
+        candidates.aim(table, 1.0, home, beside=beside)
+        assert torch.equal(candidates.beside, torch.tensor(beside))
+        assert candidates.beside.data_ptr() == address
+        np.testing.assert_array_equal(candidates.weights.numpy(), table.difference)
+    candidates.count(torch.ones(1, 4, dtype=torch.int32))
+    assert candidates.counts.sum() == 4

@@ -118,7 +118,7 @@ def test_a_full_view_is_bit_identical_to_the_model(seen: Seen) -> None:
 
 
 def test_a_check_adds_nothing_to_what_a_full_step_left(seen: Seen) -> None:
-    """It runs idle modules again; a graph fed with more than the next full step leaves is another."""
+    """It runs idle modules again; a graph that is fed with more than before is another graph."""
     assert {path: len(outputs) for path, outputs in seen.full.idle.items()} == seen.left
 
 
