@@ -1,32 +1,33 @@
 """What a replayed skip step costs the host: everything of the transformer call but the replay.
 
-A FLUX.1 of full depth and next to no width, whose skip step is "replayed" by doing nothing, so that
-no device is needed and nothing else is timed. On a GPU the two copies into the graph's inputs, the
-one of its output and the launch come on top (``bench/test_steps.py``, host ms).
+A FLUX.1 of full depth and next to no width, by the default configuration, in a denoising loop with
+diffusers' scheduler, whose work between the calls leaves the caches as a pipeline's does. The skip
+step is "replayed" by doing nothing, so that no device is needed and nothing else is timed. On a GPU
+the copies into and out of the graph become launches, and its own comes on top
+(``bench/test_steps.py``, host ms).
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import tap_ext
-from bench.clock import Clock
 from tap_ext import runtime
-from tap_ext.plan import Listed
+from tap_ext.integrations.diffusers import PipelineClock, engines_of
 
 R = TypeVar("R")
 
 STEPS = 50
 RUNS = 20
-FULL = (0, 1, 2, 5)
-"""The last of them is looked back from, so that the forecasts after it are mixed."""
 
 
 class _Nothing:
@@ -59,6 +60,25 @@ def flux(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ).eval()
 
 
+def _denoise(flux: Any, constant: dict[str, Any], seconds: list[float]) -> None:
+    """One run as a pipeline makes it; notes the seconds of its skip steps."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(STEPS)
+    pipe = SimpleNamespace(scheduler=scheduler, _num_timesteps=STEPS)
+    latents = torch.randn(1, 16, 16)
+    (engine,) = engines_of(flux)
+    with runtime.run(PipelineClock(pipe), "bench"), torch.no_grad():
+        for time_step in scheduler.timesteps:
+            timestep = time_step.expand(1) / 1000
+            skipped = engine.skipped
+            begin = time.perf_counter()
+            (velocity,) = flux(hidden_states=latents, timestep=timestep, **constant)
+            end = time.perf_counter()
+            if engine.skipped > skipped:
+                seconds.append(end - begin)
+            (latents,) = scheduler.step(velocity, time_step, latents, return_dict=False)
+
+
 def test_host(benchmark: BenchmarkFixture, lines: list[str], flux: Any) -> None:
     torch.set_num_threads(1)
     constant = {
@@ -71,21 +91,8 @@ def test_host(benchmark: BenchmarkFixture, lines: list[str], flux: Any) -> None:
         "return_dict": False,
     }
     seconds: list[float] = []
-
-    def run() -> None:
-        clock = Clock()
-        with runtime.run(clock, "bench"), torch.no_grad():
-            for clock.step in range(STEPS):
-                given = {
-                    "hidden_states": torch.randn(1, 16, 16),
-                    "timestep": torch.tensor([1 - clock.step / STEPS]),
-                }
-                begin = time.perf_counter()
-                flux(**given, **constant)
-                if clock.step > FULL[-1] + 2:
-                    seconds.append(time.perf_counter() - begin)
-
-    tap_ext.accelerate(flux, schedule=Listed(FULL), graphs="skip")
+    run = functools.partial(_denoise, flux, constant, seconds)
+    tap_ext.accelerate(flux, graphs="skip")
     run()
     seconds.clear()
     benchmark.group = "host"

@@ -7,7 +7,7 @@ captured as part of a CUDA graph and replayed.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,9 +127,10 @@ class Candidates:
         counts: (len(family),) int64, tokens per predictor since ``clear``; None likewise.
     """
 
-    def __init__(self, family: tuple[Predictor, ...]) -> None:
-        """No rows yet."""
-        self._size = len(family)
+    def __init__(self, family: tuple[Predictor, ...], planes: int) -> None:
+        """No rows yet, for stacks of so many planes (S)."""
+        self._shape = len(family), planes
+        self._device: torch.device | None = None
         self.weights: Tensor | None = None
         self.beside: Tensor | None = None
         self.counts: Tensor | None = None
@@ -141,50 +142,66 @@ class Candidates:
 
     def aim(
         self,
-        table: Rows,
-        unit: float,
+        where: Hashable,
+        find: Callable[[], tuple[Rows, float]],
         device: torch.device,
         *,
         counted: bool = True,
         beside: Beside = NOTHING,
-    ) -> None:
-        """First half of a skip step: these rows, for positions that are ``unit`` apart.
+    ) -> Rows:
+        """First half of a skip step: which rows there are.
 
-        All of it lies in one buffer, since every copy costs the host as much as a kernel's launch.
+        All that is sent lies in one buffer, since every copy costs the host as much as a kernel's
+        launch. Nothing is found or made twice.
+
+        Args:
+            where: what the rows depend on.
+            find: gives them, and how far positions are apart where theirs are 1 apart.
+            device: where they are needed.
+            counted: whether the choices are to be counted.
+            beside: what else is to be sent.
+
+        Returns:
+            The rows.
         """
-        if self.weights is None or self.weights.device != device:
-            self._allocate((self._size, table.difference.shape[1]), device)
+        if self._device != device:
+            self._allocate(device)
         assert self._sent is not None and self._uploads is not None
-        pack = functools.partial(self._pack, table, unit, counted, beside)
-        self._sent.copy_(self._uploads.get(table, pack, unit, counted, beside))
+        rows, packed = self._uploads.get(
+            (where, counted, beside), lambda: self._pack(*find(), counted, beside)
+        )
+        self._sent.copy_(packed)
+        return rows
 
     def _pack(
         self, table: Rows, unit: float, counted: bool, beside: Beside
-    ) -> npt.NDArray[np.uint8]:
-        """Owners, what lies beside, and weights, as they lie in the buffer."""
+    ) -> tuple[Rows, npt.NDArray[np.uint8]]:
+        """The rows; and owners, what lies beside, and weights, as they lie in the buffer."""
+        size, planes = self._shape
         # D_i has the unit of the feature over position^i: bring the weights from steps to that
-        difference = table.difference * unit ** np.arange(table.difference.shape[1])
-        missing = self._size - len(table)
+        difference = table.difference * unit ** np.arange(planes)
+        missing = size - len(table)
         weights = np.concatenate([difference, *([difference[:1]] * missing)])
         owners = np.array([*table.source, *([table.source[0]] * missing)], dtype=np.int64)
         if not counted:  # by a number, so that the second half is the same work
-            owners[:] = self._size
+            owners[:] = size
         numbers = np.concatenate([beside, weights.reshape(-1)]).astype(np.float32)
-        return np.concatenate([owners.view(np.uint8), numbers.view(np.uint8)])
+        return table, np.concatenate([owners.view(np.uint8), numbers.view(np.uint8)])
 
-    def _allocate(self, shape: tuple[int, int], device: torch.device) -> None:
-        size, planes = shape
+    def _allocate(self, device: torch.device) -> None:
+        size, planes = self._shape
         with torch.inference_mode(False):
             self._counts = torch.zeros(size + 1, dtype=torch.int64, device=device)
             self._numbers = torch.arange(size, dtype=torch.int32, device=device)
-            owned = 8 * size  # bytes, first, so that they are aligned
-            numbers = 4 * (len(NOTHING) + size * planes)
-            self._sent = torch.empty(owned + numbers, dtype=torch.uint8, device=device)
-            self._owners = self._sent[:owned].view(torch.int64)
-            sent = self._sent[owned:].view(torch.float32)
-            self.beside, self.weights = sent[: len(NOTHING)], sent[len(NOTHING) :].view(shape)
+            owned, others = 8 * size, len(NOTHING)  # bytes, first, so that they are aligned
+            sent = torch.empty(
+                owned + 4 * (others + size * planes), dtype=torch.uint8, device=device
+            )
+            numbers = sent[owned:].view(torch.float32)
+            self._sent, self._owners = sent, sent[:owned].view(torch.int64)
+            self.beside, self.weights = numbers[:others], numbers[others:].view(self._shape)
         self.counts = self._counts[:size]
-        self._uploads = Uploads(device)
+        self._device, self._uploads = device, Uploads(device)
 
     def count(self, index: Tensor) -> None:
         """Second half: add the choices of one skip step, ``index`` (B, N) into the rows."""
@@ -199,10 +216,10 @@ class Candidates:
         self.counts.zero_()
         return counted
 
-    def resume(self, counts: Tensor, planes: int, device: torch.device) -> Tensor:
-        """Count on from ``counts``, for rows of so many planes; returns the buffer that does."""
-        if self.counts is None or self.counts.device != device:
-            self._allocate((self._size, planes), device)
+    def resume(self, counts: Tensor, device: torch.device) -> Tensor:
+        """Count on from ``counts``; returns the buffer that does."""
+        if self._device != device:
+            self._allocate(device)
         assert self.counts is not None
         self.counts.copy_(counts)
         return self.counts

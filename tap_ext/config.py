@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -250,7 +251,7 @@ class Config:
         """Whether full steps that follow skip steps are forecast, too, to learn from that."""
         return self.corrector or self.blend
 
-    @property
+    @functools.cached_property
     def follows(self) -> bool:
         """Whether it depends on what a run computes which of its steps are full."""
         return self.schedule == "adaptive" or hasattr(self.schedule, "follow")

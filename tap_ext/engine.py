@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import types
 import warnings
 import weakref
@@ -26,6 +25,7 @@ from tap_ext.config import Config
 from tap_ext.correction import Sampling
 from tap_ext.given import Given, Pattern
 from tap_ext.hindsight import Hindsight
+from tap_ext.native import environment
 from tap_ext.plan import Listed, Plan
 from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run
@@ -157,17 +157,19 @@ class Engine:
             torch._dynamo.graph_break(msg=_IN_PIECES)
         model = self._living
         run = current_run()
-        reason = self._refusal(model, run) or self._ignorance(model, args, kwargs)
+        reason = self._refusal(model, run)
+        if reason is None and self._views is None:
+            reason = self._ignorance(model, args, kwargs)
         if reason is not None:
             return self._untouched(reason, args, kwargs)
-        arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        arguments = dict(zip(self._names, args, strict=False)) | kwargs if args else kwargs
         pattern = self._known_pattern(run, args, arguments)
-        reason = _misfit(self._known, arguments) if pattern is None else None
-        reason = reason or _unreadable(model, self._known, arguments)
+        known = self._known
+        reason = _misfit(known, arguments) if pattern is None else None
+        reason = reason or _unreadable(model, arguments[known.latents])
         if reason is not None:
             return self._untouched(reason, args, kwargs)
         if pattern is None:
-            known = self._known
             pattern = Pattern(args, arguments, known.latents, known.timestep, known.conditioning)
         given = Given(args, kwargs, arguments, pattern)
         if self._wrong and (reason := self._wrong.get(given.signature)) is not None:
@@ -186,8 +188,10 @@ class Engine:
         self, run: Run, args: tuple[Any, ...], arguments: dict[str, Any]
     ) -> Pattern | None:
         """The pattern of a call that is like an earlier one of this run; None: it is new."""
-        patterns = (branch.pattern for branch in self._branches.of(run))
-        return next((pattern for pattern in patterns if pattern.fits(args, arguments)), None)
+        for branch in self._branches.of(run):
+            if branch.pattern.fits(args, arguments):
+                return branch.pattern
+        return None
 
     def _step(self, model: nn.Module, run: Run, given: Given) -> Any:
         """One step of one branch.
@@ -196,7 +200,7 @@ class Engine:
             AdapterError: the model is not what the spec says.
         """
         branch = self._enter(run, given)
-        if self._entered.stale(model):
+        if self._views is None or self._views.stale(model):
             self._views = Views(model, self._known)
             self._compile()
             self._forget_checks()
@@ -221,7 +225,7 @@ class Engine:
 
     def _refusal(self, model: nn.Module, run: Run) -> str | None:
         """Why no call can be accelerated now; None: it can."""
-        if not self.enabled or os.environ.get("TAP_EXT_DISABLE", "0") not in ("", "0"):
+        if not self.enabled or environment("TAP_EXT_DISABLE") not in (None, "", "0"):
             return "switched off"
         if (other := self._other_cache(model)) is not None:
             return f"{other} is enabled on the same model"
@@ -236,8 +240,8 @@ class Engine:
     def _ignorance(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str | None:
-        """Why it is not known how the model is entered; None: it is, or has just been found out."""
-        if self._views is not None or self._unknown is not None:
+        """Why it is not known how the model is entered; None: it has just been found out."""
+        if self._unknown is not None:
             return self._unknown
         for _ in range(2):  # what raises once only says nothing of the model
             try:
@@ -276,7 +280,7 @@ class Engine:
         timestep = self._read_timestep(given.arguments[self._known.timestep], needed=needed)
         branch = self._branches.find(run, given.pattern.conditioning, moment, timestep)
         journal = branch.journal if branch is not None else None
-        if branch is not None and branch.pattern.signature != given.signature:
+        if branch is not None and branch.pattern.signature != given.pattern.signature:
             self._branches.retire(run, branch)
             branch = None
         if branch is None:
@@ -285,7 +289,6 @@ class Engine:
         branch.advance(moment, timestep)
         if run.exact:  # one without an end must not grow
             run.steps.add((moment, timestep))
-            run.watchers.add(self)
         self._branches.use(run, branch)
         return branch
 
@@ -311,6 +314,8 @@ class Engine:
         prediction = clock.prediction() if clock is not None and self.config.corrector else None
         if angles is not None and prediction is not None:
             branch.sampling = Sampling(angles[done:], prediction)
+        if run.exact:
+            run.watchers.add(self)
         if self.config.blend and slot.blend is None:
             slot.blend = Blend(len(self._known.streams))
         self._add_stream(branch, 0, plan)
@@ -376,10 +381,11 @@ class Engine:
     def _begin_step(self, branch: Branch) -> Step:
         """Begin a step of every stream; the first one decides what it is."""
         position = branch.timestep if self.config.position == "sigma" else None
-        first, *others = branch.states.values()
+        first = branch.states[0]
         due = first.begin(position=position)
-        for state in others:
-            state.begin(first.step, position, full=due is Step.FULL)
+        for stream, state in branch.states.items():
+            if stream:
+                state.begin(first.step, position, full=due is Step.FULL)
         return due
 
     def _is_settled(self, branch: Branch, given: Given) -> bool:
@@ -525,9 +531,9 @@ def _misfit(spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
     return None
 
 
-def _unreadable(model: nn.Module, spec: BackboneSpec, arguments: dict[str, Any]) -> str | None:
-    """Why this call of arguments that fit cannot be accelerated all the same; None: it can."""
-    latents = tensors(arguments[spec.latents])[0]
+def _unreadable(model: nn.Module, given: Any) -> str | None:
+    """Why a call whose arguments fit cannot be accelerated with these latents; None: it can."""
+    latents = given if isinstance(given, Tensor) else tensors(given)[0]
     if _holds_nothing(latents):
         return "values cannot be read in a call that is traced, exported, transformed or on meta"
     if torch.is_grad_enabled() and (
@@ -544,7 +550,7 @@ def _holds_nothing(latents: Tensor) -> bool:
     return (
         latents.is_meta
         or (type(latents) is not Tensor and isinstance(latents, FakeTensor))
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or get_proxy_mode() is not None
     )

@@ -7,7 +7,7 @@ out once.
 
 from __future__ import annotations
 
-import weakref
+import copy
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tap_ext.graphs import flatten, layout, strangers, unpack
-from tap_ext.held import held, signature, version_of
+from tap_ext.held import held, signature
+from tap_ext.native import Arguments
 
 __all__ = ["Flat", "Given", "Pattern"]
 
@@ -54,8 +55,8 @@ class Pattern:
     Attributes:
         signature: shapes, dtypes, devices and plain values, the timestep's left out.
         conditioning: what tells prompts apart, as ``held`` gives it.
-        moving: what latents and timestep look like, by name; empty where they are no tensors, or
-            where another argument may change unseen: then no call fits.
+        moving: names of latents and timestep; empty where they are no tensors, or where another
+            argument may change unseen: then no call fits.
         again: whether another call has fitted.
         kept: one call's tensors, by kind of step.
     """
@@ -72,53 +73,48 @@ class Pattern:
         rest = {name: value for name, value in arguments.items() if name != timestep}
         self.signature = signature(rest)
         self.conditioning = held([arguments.get(name) for name in conditioning])
-        self.moving: dict[str, tuple[Any, ...]] = {}
+        self.moving: tuple[str, ...] = ()
         self.kept: dict[Any, _Kept] = {}
         self.again = False
-        self._names = len(args), list(arguments)
-        self._plain: list[tuple[str, Any]] = []
-        self._fixed: list[tuple[str, _Fixed]] = []
-        self._nested: list[tuple[str, Any, list[_Fixed]]] = []
-        moving = [arguments.get(latents), arguments.get(timestep)]
-        if all(type(value) is Tensor for value in moving):
-            fixed = {name: value for name, value in rest.items() if name != latents}
-            if all(self._note(name, value) for name, value in fixed.items()):
-                self.moving = {name: _form(arguments[name]) for name in (latents, timestep)}
+        self._positional = len(args)
+        self._nested: list[tuple[str, Any, Arguments | None]] = []
+        self._arguments: Arguments | None = None
+        moving = {name: arguments.get(name) for name in (latents, timestep)}
+        others = {name: value for name, value in rest.items() if name != latents}
+        if all(type(value) is Tensor for value in moving.values()):
+            self._remember(list(arguments), others, moving)
 
-    def _note(self, name: str, value: Any) -> bool:
-        """Remember an argument; False where it may change unseen."""
-        found, left = unpack(value)
-        if any(strangers(left)) or not all(map(_is_dense, found)):
-            return False
-        if isinstance(value, Tensor):
-            self._fixed.append((name, _Fixed(value)))
-        elif type(value) in (list, tuple, dict):
-            self._nested.append((name, left, [_Fixed(tensor) for tensor in found]))
-        else:
-            self._plain.append((name, value))
-        return True
+    def _remember(self, names: list[str], others: dict[str, Any], moving: dict[str, Any]) -> None:
+        """Note the arguments, where none may change unseen."""
+        plain: dict[str, Any] = {}
+        fixed: dict[str, Tensor] = {}
+        for name, value in others.items():
+            found, left = unpack(value)
+            if any(strangers(left)) or not all(map(_is_dense, found)):
+                return
+            if isinstance(value, Tensor):
+                fixed[name] = value
+            elif type(value) in (list, tuple, dict) and value:
+                inside = dict(enumerate(found))
+                tensors = Arguments(list(inside), {}, inside, {}) if inside else None
+                self._nested.append((name, left, tensors))
+            else:
+                plain[name] = copy.copy(value)  # of what is empty now, and may not be for ever
+        self._arguments = Arguments(names, plain, fixed, moving)
+        self.moving = tuple(moving)
 
     def fits(self, args: tuple[Any, ...], arguments: dict[str, Any]) -> bool:
         """Whether a call has these very objects, unedited, and latents and a timestep like these.
 
         False, too, where that cannot be told.
         """
-        if not self.moving or (len(args), list(arguments)) != self._names:
+        if self._arguments is None or len(args) != self._positional:
             return False
-        for name, value in self._plain:
-            now = arguments[name]
-            if now is not value and (type(now) is not type(value) or now != value):
-                return False
-        for name, tensor in self._fixed:
-            if not tensor.is_still(arguments[name]):
-                return False
-        for name, left, tensors in self._nested:
+        if not self._arguments.fit(arguments):
+            return False
+        for name, left, inside in self._nested:
             found, rest = unpack(arguments[name])
-            if rest != left or not all(map(_Fixed.is_still, tensors, found)):
-                return False
-        for name, form in self.moving.items():
-            now = arguments[name]
-            if type(now) is not Tensor or _form(now) != form:
+            if rest != left or (inside and not inside.fit(dict(enumerate(found)))):
                 return False
         self.again = True
         return True
@@ -126,27 +122,6 @@ class Pattern:
 
 def _is_dense(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
-
-
-class _Fixed:
-    """A tensor as it was."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor = weakref.ref(tensor)  # of a ControlNet, say, which gives large ones anew
-        self._address = tensor.data_ptr()
-        self._version = version_of(tensor)
-
-    def is_still(self, now: Tensor) -> bool:
-        """Whether ``now`` is that tensor, neither moved nor, as far as that is told, edited."""
-        return (
-            now is self._tensor()
-            and now.data_ptr() == self._address
-            and (self._version is None or now._version == self._version)
-        )
-
-
-def _form(value: Tensor) -> tuple[Any, ...]:
-    return value.shape, value.dtype, value.device, value.stride(), value.requires_grad
 
 
 class Given(NamedTuple):

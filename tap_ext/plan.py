@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -226,7 +226,11 @@ class Paced(_Listing):
             raise ValueError(
                 f"angles must be {num_steps + 1}, one more than the steps, got {total + 1}"
             )
-        return step in _paced(self)
+        return step in self._full
+
+    @cached_property
+    def _full(self) -> frozenset[int]:
+        return _paced(self)
 
 
 @lru_cache(maxsize=256)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tap_ext.blend import Blend
 from tap_ext.correction import Prediction, Sampling
@@ -53,8 +53,7 @@ MAX_BRANCHES = 8
 """Branches kept per run and model; conditioning that changes at every call must not fill memory."""
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """Where a pipeline is: in which of its denoising loops, at which of its steps.
 
     Attributes:
@@ -347,6 +346,10 @@ class Branch:
         return self.trend is not None and _sign(self.timestep, timestep) == -self.trend
 
 
+class _Branches(list[Branch]):
+    """Those of one run, in a list that can be referred to weakly."""
+
+
 class Branches:
     """The branches of one model, by run. A run that is gone takes its branches with it.
 
@@ -356,18 +359,21 @@ class Branches:
 
     def __init__(self) -> None:
         """No run, no branch."""
-        self._by_run: weakref.WeakKeyDictionary[Run, list[Branch]] = weakref.WeakKeyDictionary()
+        self._by_run: weakref.WeakKeyDictionary[Run, _Branches] = weakref.WeakKeyDictionary()
+        self._latest: tuple[weakref.ref[Run], weakref.ref[_Branches]] | None = None
         self._spare: list[tuple[Any, Slot]] = []
         self._lock = Lock()
 
     def of(self, run: Run) -> list[Branch]:
         """The branches of a run, least recently used first."""
-        known = self._by_run.get(run)
-        if known is not None:
+        latest = self._latest  # of the same run, mostly, which is looked up many times a step
+        if latest is not None and latest[0]() is run and (known := latest[1]()) is not None:
             return known
         with self._lock:
             run.holders.add(self)
-            return self._by_run.setdefault(run, [])
+            known = self._by_run.setdefault(run, _Branches())
+            self._latest = weakref.ref(run), weakref.ref(known)
+        return known
 
     def find(
         self, run: Run, conditioning: Any, moment: Moment | None, timestep: float | None
@@ -384,19 +390,20 @@ class Branches:
             known = [b for b in branches if same_or_copy(b.conditioning, conditioning)]
         waiting = known
         if run.exact:
-            waiting = [b for b in known if (b.moment, b.timestep) != (moment, timestep)]
+            waiting = [b for b in known if b.moment != moment or b.timestep != timestep]
         elif branches and branches[-1].turned(timestep):
             waiting = branches
-        if any(_began_anew(branch, moment, timestep) for branch in waiting):
-            for branch in list(branches):
-                self.retire(run, branch)
-            return None
+        for branch in waiting:
+            if _began_anew(branch, moment, timestep):
+                for old in list(branches):
+                    self.retire(run, old)
+                return None
         return waiting[0] if waiting else None
 
     def use(self, run: Run, branch: Branch) -> None:
         """Note that a branch was used; the least recently used are retired beyond the bound."""
         branches = self.of(run)
-        if branches[-1:] == [branch]:
+        if branches and branches[-1] is branch:
             return
         if branch in branches:
             branches.remove(branch)
@@ -432,11 +439,13 @@ class Branches:
     def drop(self, run: Run) -> None:
         """Forget a run, buffers and all."""
         with self._lock:
+            self._latest = None
             self._by_run.pop(run, None)
 
     def clear(self) -> None:
         """Forget every run and every spare slot."""
         with self._lock:
+            self._latest = None
             self._by_run.clear()
             self._spare.clear()
 

@@ -53,9 +53,8 @@ class Step(enum.Enum):
     FULL = "full"
     SKIP = "skip"
 
+    __hash__ = object.__hash__  # an enum's own is Python's, and asks for the name's
 
-MAX_ROWS = 256
-"""Steps whose rows a state remembers; a run has some forty."""
 
 _PROGRESS = ("step", "position", "_newest", "_due", "_follower", "_followed", "_skipped")
 """What a state knows of its run besides tensors and log."""
@@ -82,8 +81,7 @@ class State:
         depth = self.config.planes
         self._probes = Stack(depth)
         self._features = Stack(depth)
-        self._candidates = Candidates(self.family)
-        self._known_rows: dict[tuple[tuple[float, ...], float, int], Rows] = {}
+        self._candidates = Candidates(self.family, depth)
         self._table: Rows | None = None
         self._previous: Tensor | None = None
         self.log = Log(self.family)
@@ -120,8 +118,9 @@ class State:
             full step was never recorded (it failed); else ``Step.SKIP``.
         """
         self.step = self.step + 1 if step is None else step
-        if self.log.skip_steps[-1:] == [self.step]:  # predicted, and then wanted in full
-            self.log.skip_steps.pop()
+        skips = self.log.skip_steps
+        if skips and skips[-1] == self.step:  # predicted, and then wanted in full
+            skips.pop()
             self._skipped = self._skipped[:-1]
         self.position = float(self.step) if position is None else position
         unfinished = self._due is Step.FULL
@@ -193,9 +192,9 @@ class State:
             self._probes.aim(self.position)
         else:
             assert self._features.planes is not None
-            table, unit = self._rows()
-            self._table = table
-            self._candidates.aim(table, unit, self._features.planes.device, beside=beside)
+            self._table = self._candidates.aim(
+                self._where(), self._rows, self._features.planes.device, beside=beside
+            )
             self.log.counts = self._candidates.counts
 
     def correction(self) -> float:
@@ -232,8 +231,7 @@ class State:
         return self._looks_back
 
     def _prepare(self, device: torch.device) -> None:
-        table, unit = self._rows()
-        self._candidates.aim(table, unit, device, counted=False)
+        self._candidates.aim(self._where(), self._rows, device, counted=False)
         self._looks_back = True
 
     def update(self, hidden: Tensor, output: Tensor, probe: Tensor) -> None:
@@ -385,7 +383,7 @@ class State:
             self._previous = None if previous is None else previous.to(home, copy=True)
             self.log = history.log.copy()
             if counts is not None:
-                self.log.counts = self._candidates.resume(counts, self._features.depth, home)
+                self.log.counts = self._candidates.resume(counts, home)
         for name, value in history.progress.items():
             setattr(self, name, copy.deepcopy(value))
 
@@ -395,23 +393,22 @@ class State:
         compared = 0 if self._previous is None else self._previous.nbytes
         return self._probes.nbytes + self._features.nbytes + compared
 
+    def _where(self) -> tuple[tuple[float, ...], float, int]:
+        """What the candidates of this step depend on, beside the configuration."""
+        return self._features.past, self.position, self.step - self._newest
+
     def _rows(self) -> tuple[Rows, float]:
         """The candidates of this step, in steps, and the length of a step in positions.
 
         A step is as long as the newest full step lies away, by the number of steps to it: so a
         candidate's distance is in steps whatever the abscissa.
         """
-        past, target = self._features.past, self.position
-        steps, distance = self.step - self._newest, abs(target - past[0])
+        past, target, steps = self._where()
+        distance = abs(target - past[0])
         unit = distance / steps if distance and steps else 1.0
         if unit != 1:
             past, target = tuple(position / unit for position in past), target / unit
-        key = past, target, self._features.depth
-        if (known := self._known_rows.get(key)) is None:  # which need not look at the family
-            if len(self._known_rows) >= MAX_ROWS:
-                self._known_rows.clear()
-            known = self._known_rows[key] = family_rows(self.family, *key)
-        return known, unit
+        return family_rows(self.family, past, target, self._features.depth), unit
 
     def _expect(self, step: Step, call: str) -> None:
         if self._due is not step:

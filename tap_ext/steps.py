@@ -26,7 +26,7 @@ from tap_ext.hindsight import Hindsight
 from tap_ext.modulation import Modulation
 from tap_ext.runtime import Branch
 from tap_ext.state import Step
-from tap_ext.uploads import stream_of
+from tap_ext.uploads import stream_of, type_of
 from tap_ext.views import Call, Views, run_view
 
 __all__ = ["OtherTokens", "Steps"]
@@ -69,7 +69,7 @@ class Steps:
             OtherTokens: the history does not fit; nothing was predicted.
             FullStepWanted: the plan looked at the step and wants it full.
         """
-        blend = branch.blend
+        blend = branch.slot.blend
         aim = UNMIXED if blend is None else blend.aim(branch.states[0].position)
         for state in branch.states.values():
             if state.due is Step.SKIP:
@@ -225,14 +225,15 @@ class Steps:
 
     def _premise(self, kind: Step, views: Views, branch: Branch, device: torch.device) -> Any:
         """What a replay takes for granted beside its inputs."""
-        autocast = torch.is_autocast_enabled(device.type)
+        where, blend = type_of(device), branch.slot.blend
+        autocast = torch.is_autocast_enabled(where)
         return (
             views,
             views.parts[kind is Step.FULL].version(),
-            torch.get_autocast_dtype(device.type) if autocast else None,
+            torch.get_autocast_dtype(where) if autocast else None,
             torch.is_inference_mode_enabled(),
             stream_of(device),
-            0 if branch.blend is None else branch.blend.moves,
+            0 if blend is None else blend.moves,
         )
 
     def _tell(self, reason: str) -> None:

@@ -6,9 +6,10 @@ copy from pageable memory would make every step wait for the device.
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from tap_ext.locks import Lock
 
-__all__ = ["Uploads", "stream_of", "upload"]
+__all__ = ["Uploads", "stream_of", "type_of", "upload"]
+
+T = TypeVar("T")
 
 CAPACITY = 1024
 """Arrays kept, least recently used first to go; each is of some hundred bytes."""
@@ -28,7 +31,17 @@ _lock = Lock()
 
 def stream_of(device: torch.device) -> int:
     """The present stream: another would not know when a copy is done."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    if type_of(device) != "cuda":
+        return 0
+    index = torch.cuda.current_device() if device.index is None else device.index
+    stream: int = torch._C._cuda_getCurrentRawStream(index)  # without making a Stream of it
+    return stream
+
+
+@functools.cache
+def type_of(device: torch.device) -> str:
+    """``device.type``, which is a string made anew at every look."""
+    return device.type
 
 
 def upload(array: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -66,19 +79,20 @@ class Uploads:
         """How much is kept."""
         return len(self._kept)
 
-    def get(self, source: Any, make: Callable[[], npt.NDArray[Any]], *key: Any) -> Tensor:
-        """What ``make`` makes, on the device, not to be written to.
+    def get(
+        self, key: Hashable, make: Callable[[], tuple[T, npt.NDArray[Any]]]
+    ) -> tuple[T, Tensor]:
+        """What ``make`` makes, its array on the device, not to be written to.
 
         Args:
-            source: what it is made of, told by its identity and kept, so that no other gets its
-                place in memory.
-            make: called where this was not made yet.
-            key: what else it is made of.
+            key: what it is made of.
+            make: called where this was not made yet; gives something else along with the array.
         """
-        known = id(source), *key, stream_of(self._device)
+        known = key, stream_of(self._device)
         kept = self._kept.get(known)
         if kept is None:
             if len(self._kept) >= MAX_UPLOADS:
                 self._kept.clear()
-            kept = self._kept[known] = source, upload(make(), self._device)
-        return kept[1]
+            made, array = make()
+            kept = self._kept[known] = made, upload(array, self._device)
+        return kept

@@ -12,7 +12,7 @@ from torch import Tensor
 from tap_ext import reference
 from tap_ext.buffers import NOTHING, Candidates, Remembered, Stack, alike
 from tap_ext.history import Log
-from tap_ext.predictors import Newton, Reuse, Taylor, gaps, rows
+from tap_ext.predictors import Newton, Reuse, Rows, Taylor, gaps, rows
 
 SHAPE = (2, 5, 8)
 FAMILY = (Newton(1), Reuse())
@@ -106,9 +106,17 @@ def test_what_is_remembered_moves_where_there_is_something() -> None:
     assert moved.planes.device.type == "meta" and moved.past == (0.0,)
 
 
+def _aim(
+    candidates: Candidates, table: Rows, unit: float = 1.0, device: str = "cpu", **more: Any
+) -> None:
+    where = table.difference.tobytes(), unit
+    given = candidates.aim(where, lambda: (table, unit), torch.device(device), **more)
+    assert given is table or np.array_equal(given.difference, table.difference)
+
+
 def _aimed() -> Candidates:
-    candidates = Candidates(FAMILY)
-    candidates.aim(rows(FAMILY, (1.0, 0.0), 2.0, 3), 1.0, torch.device("cpu"))
+    candidates = Candidates(FAMILY, 3)
+    _aim(candidates, rows(FAMILY, (1.0, 0.0), 2.0, 3))
     return candidates
 
 
@@ -126,9 +134,9 @@ def test_choices_are_counted_by_predictor() -> None:
 
 
 def test_rows_that_coincide_are_filled_up_by_the_first() -> None:
-    candidates = Candidates(FAMILY)
+    candidates = Candidates(FAMILY, 3)
     assert candidates.clear() is None
-    candidates.aim(rows(FAMILY, (1.0,), 2.0, 3), 1.0, torch.device("cpu"))
+    _aim(candidates, rows(FAMILY, (1.0,), 2.0, 3))
     assert candidates.weights.tolist() == [[1, 0, 0], [1, 0, 0]]
     candidates.count(torch.ones(1, 3, dtype=torch.int32))
     assert candidates.counts.sum() == 3 and candidates.counts.count_nonzero() == 1
@@ -136,8 +144,8 @@ def test_rows_that_coincide_are_filled_up_by_the_first() -> None:
 
 @pytest.mark.parametrize("unit", [0.5, 2.0])
 def test_weights_are_brought_to_the_unit_of_the_positions(unit: float) -> None:
-    candidates, table = Candidates(FAMILY), rows(FAMILY, (1.0, 0.0), 2.0, 3)
-    candidates.aim(table, unit, torch.device("cpu"))
+    candidates, table = Candidates(FAMILY, 3), rows(FAMILY, (1.0, 0.0), 2.0, 3)
+    _aim(candidates, table, unit)
     expected = table.difference * [1, unit, unit**2]
     np.testing.assert_allclose(candidates.weights.numpy(), expected)
 
@@ -145,29 +153,29 @@ def test_weights_are_brought_to_the_unit_of_the_positions(unit: float) -> None:
 def test_a_count_goes_on_in_the_buffer_at_hand() -> None:
     candidates, counts = _aimed(), torch.tensor([3, 4])
     address = candidates.counts.data_ptr()
-    assert candidates.resume(counts, 3, torch.device("cpu")).tolist() == [3, 4]
+    assert candidates.resume(counts, torch.device("cpu")).tolist() == [3, 4]
     assert candidates.counts.data_ptr() == address != counts.data_ptr()
-    fresh = Candidates(FAMILY)
-    assert fresh.resume(counts, 3, torch.device("cpu")).tolist() == [3, 4]
+    fresh = Candidates(FAMILY, 3)
+    assert fresh.resume(counts, torch.device("cpu")).tolist() == [3, 4]
     assert fresh.weights.shape == (2, 3)
-    moved = candidates.resume(counts, 3, torch.device("meta"))
+    moved = candidates.resume(counts, torch.device("meta"))
     assert moved.device.type == "meta"
 
 
 def test_rows_move_with_their_device() -> None:
     candidates = _aimed()
     address = candidates.weights.data_ptr()
-    candidates.aim(rows(FAMILY, (2.0, 1.0), 3.0, 3), 1.0, torch.device("cpu"))
+    _aim(candidates, rows(FAMILY, (2.0, 1.0), 3.0, 3))
     assert candidates.weights.data_ptr() == address
-    candidates.aim(rows(FAMILY, (2.0, 1.0), 3.0, 3), 1.0, torch.device("meta"))
+    _aim(candidates, rows(FAMILY, (2.0, 1.0), 3.0, 3), device="meta")
     assert candidates.weights.device.type == "meta"
 
 
 def test_buffers_can_be_written_to_outside_inference_mode() -> None:
-    stack, candidates = Stack(3), Candidates(FAMILY)
+    stack, candidates = Stack(3), Candidates(FAMILY, 3)
     with torch.inference_mode():
         _push(stack, _feature(0), 0.0)
-        candidates.aim(rows(FAMILY, (1.0, 0.0), 2.0, 3), 1.0, torch.device("cpu"))
+        _aim(candidates, rows(FAMILY, (1.0, 0.0), 2.0, 3))
     for buffer in (stack.planes, candidates.weights, candidates.counts):
         assert not buffer.is_inference()
 
@@ -188,11 +196,11 @@ def test_a_log_without_skip_steps_chose_nothing() -> None:
 
 def test_rows_are_sent_once_and_not_without_end() -> None:
     family = (Taylor(1), Reuse())
-    candidates, home = Candidates(family), torch.device("cpu")
+    candidates = Candidates(family, 2)
     tables = [rows(family, (1.0, 0.0), 2.0 + step, 2) for step in range(300)]
     sizes = []
     for table in tables:
-        candidates.aim(table, 1.0, home)
+        _aim(candidates, table)
         assert candidates.weights is not None
         torch.testing.assert_close(
             candidates.weights, torch.from_numpy(table.difference).float(), rtol=0, atol=0
@@ -201,23 +209,22 @@ def test_rows_are_sent_once_and_not_without_end() -> None:
     assert sizes[:3] == [1, 2, 3]
     assert max(sizes) == 256
     sent = [kept[1] for kept in candidates._uploads._kept.values()]
-    candidates.aim(tables[-1], 1.0, home)
+    _aim(candidates, tables[-1])
     assert all(a is b[1] for a, b in zip(sent, candidates._uploads._kept.values(), strict=True))
-    candidates.aim(tables[-1], 0.5, home)  # another unit is another matter
-    candidates.aim(tables[-1], 1.0, home, counted=False)
+    _aim(candidates, tables[-1], 0.5)  # another unit is another matter
+    _aim(candidates, tables[-1], counted=False)
     assert len(candidates._uploads) == len(sent) + 2
-    candidates.aim(tables[-1], 1.0, torch.device("meta"))
+    _aim(candidates, tables[-1], device="meta")
     assert [kept[1].device.type for kept in candidates._uploads._kept.values()] == ["meta"]
 
 
 def test_what_lies_beside_is_sent_with_the_rows() -> None:
-    candidates, table = Candidates(FAMILY), rows(FAMILY, (1.0, 0.0), 2.0, 3)
-    home = torch.device("cpu")
-    candidates.aim(table, 1.0, home)
+    candidates, table = Candidates(FAMILY, 3), rows(FAMILY, (1.0, 0.0), 2.0, 3)
+    _aim(candidates, table)
     assert candidates.beside.tolist() == list(NOTHING)
     address = candidates.beside.data_ptr()
     for beside in ((1.0, 0.1, -7.5), (0.0, 0.1, -7.5)):
-        candidates.aim(table, 1.0, home, beside=beside)
+        _aim(candidates, table, beside=beside)
         assert torch.equal(candidates.beside, torch.tensor(beside))
         assert candidates.beside.data_ptr() == address
         np.testing.assert_array_equal(candidates.weights.numpy(), table.difference)

@@ -12,12 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from tap_ext import given, native
 from tap_ext.given import Flat, Given, Pattern
 from tap_ext.graphs import Uncapturable, flatten, join, layout
 
 CPU = torch.device("cpu")
 
 Arguments = dict[str, Any]
+
+
+@pytest.fixture(autouse=True, params=["compiled", "plain"])
+def _both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tap_ext._core`` and its twin."""
+    if request.param == "plain":
+        monkeypatch.setattr(given, "Arguments", native.ArgumentsPlainly)
+    elif native.Arguments is native.ArgumentsPlainly:
+        pytest.skip("tap_ext._core was not built")
 
 
 def _arguments() -> Arguments:
@@ -100,6 +110,17 @@ def test_what_was_edited_is_not_the_same(edit: Callable[[Tensor], None]) -> None
     edit(arguments["text"])
     assert not pattern.fits((), _later(arguments))
     assert _pattern(arguments).fits((), _later(arguments))
+
+
+def test_nothing_is_not_what_is_gone() -> None:
+    arguments = _arguments()
+    pattern = _pattern(arguments)
+    pattern.conditioning = None
+    del arguments["guidance"]
+    gc.collect()
+    later = _later(arguments, guidance=None)
+    order = {name: later[name] for name in _arguments()}
+    assert not pattern.fits((), order)
 
 
 def test_by_position_is_another_call_than_by_name() -> None:

@@ -461,7 +461,7 @@ def test_rows_are_remembered_and_not_without_end() -> None:
             state.record(feature, feature, feature)
         else:
             state.predict(feature, feature)
-            sizes.append(len(state._known_rows))
+            sizes.append(len(state._candidates._uploads))
         assert state.step == step
     assert sizes[:3] == [1, 2, 3]
     assert max(sizes) == 256

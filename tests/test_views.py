@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tap_ext.backbones import BackboneSpec, Blocks, Stream, find_spec
-from tap_ext.graphs.guard import Seen, SeenPlainly
+from tap_ext.native import Seen, SeenPlainly
 from tap_ext.views import AdapterError, Call, Views, graft, pair, run_view, verify
 from tests import tiny
 

@@ -55,16 +55,18 @@ def test_nothing_needs_core_which_a_wheel_has_for_some_pythons_only() -> None:
     imports = re.compile(r"\btap_ext\._core\b|\bimport\b.*\b_core\b")
     assert imports.search("from tap_ext import _core")
     users = [path for path in PACKAGE.rglob("*.py") if imports.search(path.read_text())]
-    assert users == [PACKAGE / "graphs" / "guard.py"]
+    assert users == [PACKAGE / "native.py"]
     without = (
         "import sys; sys.modules['tap_ext._core'] = None\n"
-        "from tap_ext.graphs import guard\n"
-        "print(guard.Seen is guard.SeenPlainly)"
+        "import os\n"
+        "from tap_ext import native\n"
+        "print(native.Seen is native.SeenPlainly, native.Arguments is native.ArgumentsPlainly)\n"
+        "print(native.environment == os.environ.get)"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", without], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "True"
+    assert done.stdout.split() == ["True", "True", "True"]
 
 
 FILES = {"tap_ext/__init__.py", "tap_ext/py.typed", "tap_ext/demo/model/m.safetensors"}

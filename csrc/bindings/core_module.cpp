@@ -3,12 +3,15 @@
 
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "bindings/parts.h"
+#include "bindings/arguments.h"
+#include "bindings/python.h"
+#include "bindings/seen.h"
 #include "core/dtype.h"
 #include "core/launch.h"
 #include "core/score.h"
@@ -119,6 +122,11 @@ py::dict launch_plan(int64_t tokens, int64_t channels, const std::string& dtype)
   return result;
 }
 
+py::object environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? py::none() : owned(PyUnicode_DecodeFSDefault(value));
+}
+
 }  // namespace
 }  // namespace tap::bindings
 
@@ -136,6 +144,16 @@ PYBIND11_MODULE(_core, m) {
       .def("look", &Seen::look, py::arg("own"), py::arg("address"),
            "The count after one look at modules, given by their __dict__. address(tensor) tells "
            "where one lies; None: children and attributes are looked at, tensors are not.");
+  py::class_<Arguments>(m, "Arguments",
+                        "The arguments of a call, to tell whether another has the same.")
+      .def(py::init<const py::list&, const py::dict&, const py::dict&, const py::dict&>(),
+           py::arg("names"), py::arg("plain"), py::arg("fixed"), py::arg("moving"),
+           "Remember arguments: plain values are to be equal, fixed tensors the very same and "
+           "unedited, moving ones tensors like these.")
+      .def("fit", &Arguments::fit, py::arg("arguments"),
+           "Whether a call's are the same, those apart that were named and nothing else.");
+  m.def("environment", &environment, py::arg("name"),
+        "An environment variable's value; None: it is not set.");
   m.def("launch_plan", &launch_plan, py::arg("tokens"), py::arg("channels"), py::arg("dtype"),
         "Shape of a CUDA launch: grid size, threads per token and tokens per block.");
 }

@@ -4,7 +4,7 @@
 ``Parts`` and ``hooked`` look at a model for what a replay would miss.
 """
 
-from tap_ext.graphs.guard import Parts, Seen, hooked
+from tap_ext.graphs.guard import Parts, hooked
 from tap_ext.graphs.inputs import Uncapturable, flatten, join, layout, strangers, unpack
 from tap_ext.graphs.recorded import Graphs
 from tap_ext.graphs.recorder import CudaRecorder, Recorder, recorder_for
@@ -14,7 +14,6 @@ __all__ = [
     "Graphs",
     "Parts",
     "Recorder",
-    "Seen",
     "Uncapturable",
     "flatten",
     "hooked",

@@ -13,57 +13,12 @@ from torch.overrides import TorchFunctionMode
 
 from tap_ext.graphs.inputs import unpack
 from tap_ext.locks import Lock
+from tap_ext.native import Seen
 
-__all__ = ["Parts", "Seen", "hooked"]
-
-AROUND = ("forward", "_old_forward", "_compiled_call_impl", "_hf_hook", "_diffusers_hook")
-"""Attributes of what stands around a module's forward; it may come and go."""
+__all__ = ["Parts", "hooked"]
 
 ADAPTER = ("scaling", "_active_adapter", "_disable_adapters", "merged_adapters")
 """Plain values of a LoRA layer that its forward reads."""
-
-
-class SeenPlainly:
-    """Counts how often modules were found other than at the last look."""
-
-    def __init__(self) -> None:
-        """Nothing was looked at."""
-        self._seen: Any = []
-        self._changes = 0
-
-    def look(self, own: list[dict[str, Any]], address: Callable[[Tensor], int] | None) -> int:
-        """The count after one look at modules, given by their ``__dict__``.
-
-        Args:
-            own: what is looked at: children, which tensors, how many attributes, hooks and mode.
-            address: tells where a tensor lies; None: instead of all this, children and every
-                attribute count, but for what stands around the forward.
-        """
-        now = [_read(module, address) for module in own]
-        if now != self._seen:
-            self._seen, self._changes = now, self._changes + 1
-        return self._changes
-
-
-def _read(own: dict[str, Any], address: Callable[[Tensor], int] | None) -> tuple[Any, ...]:
-    children = [id(module) for module in own["_modules"].values()]
-    if address is None:
-        return children, [id(value) for name, value in own.items() if name not in AROUND]
-    tensors = [list(own[name].values()) for name in ("_parameters", "_buffers")]
-    return (
-        children,
-        own["training"],
-        [[(id(t), None if t is None else address(t)) for t in group] for group in tensors],
-        len(own),  # of a forward that was patched, the count of attributes tells
-        bool(own["_forward_hooks"]),
-        bool(own["_forward_pre_hooks"]),
-    )
-
-
-try:
-    from tap_ext._core import Seen
-except ImportError:  # it was not built: the same, in ten times the time
-    Seen = SeenPlainly  # type: ignore[assignment, misc]
 
 
 class _Listing:
@@ -81,8 +36,9 @@ class _Listing:
 
     def stands(self) -> bool:
         """Whether they are still as they were."""
-        settings = list(map(_settings, self._special))
-        return self._look() == self._changes and settings == self._settings
+        if self._look() != self._changes:
+            return False
+        return not self._special or list(map(_settings, self._special)) == self._settings
 
     def _look(self) -> int:
         try:
@@ -95,8 +51,8 @@ class _Listing:
 class Parts:
     """The modules of recordings, listed once, and again when one of them has changed.
 
-    They are looked at before every replay, by ``tap_ext._core`` where that was built. At first
-    these are all that may be called; of those, ``narrowed`` leaves what a recording was made of.
+    They are looked at before every replay. At first these are all that may be called; of those,
+    ``narrowed`` leaves what a recording was made of.
     """
 
     def __init__(self, walk: Callable[[], Iterable[nn.Module]]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Inputs", "Uncapturable", "flatten", "join", "layout", "strangers", "unpack"]
+__all__ = ["Inputs", "Uncapturable", "flatten", "join", "joiner", "layout", "strangers", "unpack"]
 
 PLAIN = frozenset((type(None), bool, int, float, complex, str, torch.dtype, torch.device))
 
@@ -80,18 +80,21 @@ def strangers(rest: Any) -> Iterator[type]:
 
 def join(tensors: Sequence[Tensor], rest: Any) -> Any:
     """Put tensors back where ``flatten`` found them."""
-    return _put(iter(tensors), rest)
+    return joiner(rest)(iter(tensors))
 
 
-def _put(tensors: Iterator[Tensor], rest: Any) -> Any:
+def joiner(rest: Any) -> Callable[[Iterator[Tensor]], Any]:
+    """What puts tensors, one after the other, back where ``flatten`` found them."""
     kind, content = rest
     if kind is _Place:
-        return next(tensors)
+        return next
     if kind is tuple or kind is list:
-        return kind([_put(tensors, item) for item in content])
+        items = [joiner(item) for item in content]
+        return lambda tensors: kind([item(tensors) for item in items])
     if kind is dict:
-        return {key: _put(tensors, item) for key, item in content}
-    return content
+        named = [(key, joiner(item)) for key, item in content]
+        return lambda tensors: {key: item(tensors) for key, item in named}
+    return lambda tensors: content
 
 
 def layout(tensors: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import functools
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tap_ext.graphs.inputs import PLAIN, Inputs, Uncapturable, join, strangers, unpack
+from tap_ext.graphs.inputs import PLAIN, Inputs, Uncapturable, joiner, strangers, unpack
 from tap_ext.graphs.recorder import Recorder, Recording
 
 __all__ = ["Graphs"]
@@ -54,7 +53,8 @@ def _apart(result: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
     """
     found, rest = unpack(result)
     if not any(strangers(rest)):
-        return found, functools.partial(join, rest=rest)
+        join = joiner(rest)
+        return found, lambda tensors: join(iter(tensors))
     leaves, tree = pytree.tree_flatten(result)  # knows the outputs of diffusers' models
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     for leaf in leaves:

@@ -109,7 +109,7 @@ def foreign_cache(target: Any) -> str | None:
 
 def _attribute(target: Any, name: str) -> Any:
     """An attribute of an object or its class; a module that lacks one looks for it slowly."""
-    own = vars(target)
+    own = target.__dict__
     return own[name] if name in own else getattr(type(target), name, None)
 
 
@@ -234,6 +234,10 @@ def engines_of(target: Any) -> list[Engine]:
     return [engine for engine in found if engine is not None]
 
 
+_UNCOUNTED: Any = object()
+"""In the place of a step's index where a scheduler counts none."""
+
+
 class PipelineClock:
     """Reads a pipeline's denoising loop from its scheduler, on the host."""
 
@@ -245,12 +249,12 @@ class PipelineClock:
     def now(self) -> Moment | None:
         """The scheduler's step; each new table of timesteps is a new loop."""
         scheduler = self._scheduler
-        if not hasattr(scheduler, "step_index"):
+        step = getattr(scheduler, "step_index", _UNCOUNTED)
+        if step is _UNCOUNTED:
             return None
         timesteps = getattr(scheduler, "timesteps", None)
         if not self._loops or self._loops[-1] is not timesteps:
             self._loops.append(timesteps)
-        step = scheduler.step_index
         done = 0 if step is None else max(step - (getattr(scheduler, "begin_index", None) or 0), 0)
         return Moment(len(self._loops), step, done)
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from tap_ext.backbones.spec import BackboneSpec, Blocks
-from tap_ext.graphs import Parts, Seen
+from tap_ext.graphs import Parts
+from tap_ext.native import Seen
 from tap_ext.views.graft import AdapterError, copied, expand, graft, module_at
 from tap_ext.views.standins import AbsentBlock, Exit, Head, Idle, Probe, WatchedBlock
 

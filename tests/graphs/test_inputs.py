@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from tap_ext.graphs import Graphs, Parts, Uncapturable, flatten, guard, hooked, join, layout
-from tap_ext.graphs.guard import Seen, SeenPlainly
 from tap_ext.graphs.inputs import Inputs
+from tap_ext.native import Seen, SeenPlainly
 from tests.graphs.recorder import Recorder
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ namespace tap::bindings {
 ///
 /// Dozens of them are looked at before every replay; the loops are all that it is here for. It
 /// holds no reference, which the garbage collector could not follow. Its twin is ``SeenPlainly`` in
-/// ``tap_ext/graphs/guard.py``.
+/// ``tap_ext/native.py``.
 class Seen {
  public:
   /// Looks at their children, how many attributes there are, which tensors, where these lie,

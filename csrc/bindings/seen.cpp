@@ -1,9 +1,11 @@
-#include "bindings/parts.h"
+#include "bindings/seen.h"
 
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
 #include <string>
+
+#include "bindings/python.h"
 
 namespace py = pybind11;
 
@@ -13,9 +15,6 @@ namespace {
 using Words = std::vector<uintptr_t>;
 
 uintptr_t identity(PyObject* object) { return reinterpret_cast<uintptr_t>(object); }
-
-// Not py::str, which would be destroyed when the interpreter is gone.
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
 
 /// A borrowed value of a module's ``__dict__``.
 PyObject* attribute(PyObject* own, PyObject* name) {
@@ -81,14 +80,6 @@ void add_module(PyObject* own, Words& words, std::vector<py::object>& tensors) {
   words.push_back(PyDict_GET_SIZE(dict_of(own, kPreHooks)) > 0);
 }
 
-uintptr_t address_of(const py::object& address, const py::object& tensor) {
-  const py::object found =
-      py::reinterpret_steal<py::object>(PyObject_CallOneArg(address.ptr(), tensor.ptr()));
-  const size_t value = found ? PyLong_AsSize_t(found.ptr()) : 0;
-  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return value;
-}
-
 }  // namespace
 
 int64_t Seen::look(const py::list& own, const py::object& address) {
@@ -104,7 +95,9 @@ int64_t Seen::look(const py::list& own, const py::object& address) {
     }
   }
   // Python may run from here on, and edit a dict: so after the loop, with references held.
-  for (const py::object& tensor : tensors) now.push_back(address_of(address, tensor));
+  for (const py::object& tensor : tensors) {
+    now.push_back(to_word(PyObject_CallOneArg(address.ptr(), tensor.ptr())));
+  }
   if (now != words_) {  // and no more Python: another thread must not see the one without the other
     words_.swap(now);
     ++changes_;
