@@ -44,7 +44,7 @@ SPECS = (
         name="HunyuanVideoTransformer3DModel",
         blocks=_BLOCKS,
         streams=(Stream("norm_out", probe=_video, modulation=_video_modulation),),
-        idle=("context_embedder", "rope"),
+        idle=("context_embedder", "rope", "time_text_embed.text_embedder?"),
         conditioning=_POOLED,
     ),
     BackboneSpec(
@@ -56,7 +56,13 @@ SPECS = (
                 "norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation, tokens="last"
             ),
         ),
-        idle=("context_embedder", "image_projection", "clean_x_embedder", "rope"),
+        idle=(
+            "context_embedder",
+            "image_projection",
+            "clean_x_embedder",
+            "rope",
+            "time_text_embed.text_embedder?",
+        ),
         conditioning=_POOLED,
         graphs="none",
         hazards="Every section of a video is denoised by itself, each with a warm-up.",

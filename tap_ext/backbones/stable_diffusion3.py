@@ -10,7 +10,7 @@ SPECS = (
         name="SD3Transformer2DModel",
         blocks=(Blocks("transformer_blocks", ("encoder_hidden_states", "hidden_states")),),
         streams=(Stream("norm_out", probe=ada_norm_zero, modulation=ada_norm_zero_modulation),),
-        idle=("context_embedder",),
+        idle=("context_embedder", "time_text_embed.text_embedder?"),
         conditioning=("encoder_hidden_states", "pooled_projections", "skip_layers"),
         between=("block_controlnet_hidden_states",),
         hazards=(
