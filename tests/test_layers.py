@@ -38,6 +38,7 @@ LAYERS = (
         "uploads",
         "files",
         "locks",
+        "native",
         "samples",
         "_version",
     ),

@@ -18,7 +18,7 @@ from tap_ext.backbones import SPECS
 from tap_ext.held import held, signature
 from tap_ext.integrations.diffusers import engines_of
 from tap_ext.plan import Measured
-from tap_ext.runtime import Branches, Run, current_run, run
+from tap_ext.runtime import Branches, Run, _run, current_run, enter, run
 from tests import tiny
 
 FLUX = tiny.MODELS[0]
@@ -245,6 +245,36 @@ def test_a_finished_run_takes_its_branches_with_it() -> None:
     del opened
     gc.collect()
     assert alive() is None and branches.nbytes == 0
+
+
+def test_a_run_that_is_only_let_go_of_frees_its_histories() -> None:
+    """At once, without a collection: what was looked up last is not held by that."""
+    model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
+    opened, arguments = Run(), tiny.inputs(FLUX)
+    gc.disable()
+    try:
+        enter(opened)
+        tiny.sample(model, arguments, 5)
+        (engine,) = engines_of(model)
+        branch = weakref.ref(engine._branches.of(opened)[0])
+        assert branch() is not None
+        _run.set(None)
+        del opened
+        assert branch() is None
+    finally:
+        gc.enable()
+
+
+def test_branches_are_found_by_run_whichever_was_last() -> None:
+    branches, runs = Branches(), [Run(), Run()]
+    lists = [branches.of(opened) for opened in runs]
+    assert lists[0] is not lists[1]
+    for _ in range(2):
+        assert all(branches.of(o) is known for o, known in zip(runs, lists, strict=True))
+    for forget in (lambda: branches.drop(runs[1]), branches.clear):
+        known = branches.of(runs[1])
+        forget()
+        assert branches.of(runs[1]) is not known
 
 
 @pytest.mark.parametrize(
