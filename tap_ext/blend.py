@@ -25,16 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tap_ext.buffers import NOTHING, Beside
 from tap_ext.samples import put, taken
 from tap_ext.uploads import upload
 
-__all__ = ["UNMIXED", "Aim", "Blend"]
-
-Aim = tuple[float, float, float]
-"""Whether the curve has a share, 0 or 1, and Newton's weights of its first two differences."""
-
-UNMIXED: Aim = (0.0, 0.0, 0.0)
-"""Of a step in which it has none."""
+__all__ = ["Blend"]
 
 DEPTH = 3
 """Full steps that a curve goes through at most."""
@@ -63,17 +58,21 @@ class Blend:
         self.moves = 0
         self.clear()
 
-    def aim(self, position: float) -> Aim:
+    def aim(self, position: float) -> Beside:
         """First half of a step that is forecast: where it lies. Host work.
 
         Args:
             position: the step's abscissa.
+
+        Returns:
+            Whether the curve has a share, 0 or 1, and Newton's weights of its first two
+            differences: to be sent beside the rows of the step.
         """
         if not self._past or not math.isfinite(position):
-            return UNMIXED
+            return NOTHING
         return (float(self._learned), *self._newton(position))
 
-    def mix(self, forecast: Any, aim: Aim | Tensor) -> Any:
+    def mix(self, forecast: Any, aim: Beside | Tensor) -> Any:
         """Second half: what the step should return. Work on the device, at fixed addresses.
 
         Args:
@@ -90,7 +89,7 @@ class Blend:
         ]
         return put(forecast, self._samples, mixed)
 
-    def line(self, forecast: Any, aim: Aim | Tensor) -> Any:
+    def line(self, forecast: Any, aim: Beside | Tensor) -> Any:
         """The second half were the line all there is; of one full step that step."""
         samples = taken(forecast, self._samples)
         if not self._past or not self._fits(samples):
@@ -148,7 +147,7 @@ class Blend:
                 self._curves = [_Curve(sample) for sample in samples]
             self.moves += 1
 
-    def _sent(self, aim: Aim | Tensor) -> tuple[Tensor, ...]:
+    def _sent(self, aim: Beside | Tensor) -> tuple[Tensor, ...]:
         if not isinstance(aim, Tensor):
             aim = upload(np.array(aim, np.float32), self._curves[0].share.device)
         return aim.unbind()

@@ -200,7 +200,7 @@ class Engine:
             AdapterError: the model is not what the spec says.
         """
         branch = self._enter(run, given)
-        if self._views is None or self._views.stale(model):
+        if self._entered.stale(model):
             self._views = Views(model, self._known)
             self._compile()
             self._forget_checks()
@@ -381,11 +381,10 @@ class Engine:
     def _begin_step(self, branch: Branch) -> Step:
         """Begin a step of every stream; the first one decides what it is."""
         position = branch.timestep if self.config.position == "sigma" else None
-        first = branch.states[0]
+        first, *others = branch.states.values()
         due = first.begin(position=position)
-        for stream, state in branch.states.items():
-            if stream:
-                state.begin(first.step, position, full=due is Step.FULL)
+        for state in others:
+            state.begin(first.step, position, full=due is Step.FULL)
         return due
 
     def _is_settled(self, branch: Branch, given: Given) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tap_ext.held import version_of
+
 __all__ = ["Arguments", "ArgumentsPlainly", "Seen", "SeenPlainly", "environment"]
 
 AROUND = ("forward", "_old_forward", "_compiled_call_impl", "_hf_hook", "_diffusers_hook")
@@ -100,7 +102,7 @@ class _Fixed:
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = weakref.ref(tensor)  # of a ControlNet, say, which gives large ones anew
         self._address = tensor.data_ptr()
-        self._version = None if tensor.is_inference() else tensor._version
+        self._version = version_of(tensor)
 
     def is_still(self, now: Any) -> bool:
         tensor = self._tensor()

@@ -230,20 +230,15 @@ class Paced(_Listing):
 
     @cached_property
     def _full(self) -> frozenset[int]:
-        return _paced(self)
-
-
-@lru_cache(maxsize=256)
-def _paced(schedule: Paced) -> frozenset[int]:
-    total, count = len(schedule.angles) - 1, schedule.count
-    if count >= total:
-        return frozenset(range(total))
-    clock = np.array(pace(schedule.angles)[:total])
-    steps = [0]
-    for number in range(1, count):
-        nearest = int(np.abs(clock - number / count).argmin())
-        steps.append(min(max(nearest, steps[-1] + 1), total - count + number))
-    return frozenset(steps)
+        total, count = len(self.angles) - 1, self.count
+        if count >= total:
+            return frozenset(range(total))
+        clock = np.array(pace(self.angles)[:total])
+        steps = [0]
+        for number in range(1, count):
+            nearest = int(np.abs(clock - number / count).argmin())
+            steps.append(min(max(nearest, steps[-1] + 1), total - count + number))
+        return frozenset(steps)
 
 
 @lru_cache(maxsize=256)

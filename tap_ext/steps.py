@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tap_ext.blend import UNMIXED
+from tap_ext.buffers import NOTHING
 from tap_ext.config import Config
 from tap_ext.given import Given
 from tap_ext.graphs import (
@@ -69,8 +69,8 @@ class Steps:
             OtherTokens: the history does not fit; nothing was predicted.
             FullStepWanted: the plan looked at the step and wants it full.
         """
-        blend = branch.slot.blend
-        aim = UNMIXED if blend is None else blend.aim(branch.states[0].position)
+        blend = branch.blend
+        aim = NOTHING if blend is None else blend.aim(branch.states[0].position)
         for state in branch.states.values():
             if state.due is Step.SKIP:
                 state.aim(aim)
@@ -225,7 +225,7 @@ class Steps:
 
     def _premise(self, kind: Step, views: Views, branch: Branch, device: torch.device) -> Any:
         """What a replay takes for granted beside its inputs."""
-        where, blend = type_of(device), branch.slot.blend
+        where, blend = type_of(device), branch.blend
         autocast = torch.is_autocast_enabled(where)
         return (
             views,

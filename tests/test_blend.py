@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import tap_ext
-from tap_ext.blend import UNMIXED, Blend
+from tap_ext.blend import Blend
 from tap_ext.buffers import NOTHING
 from tap_ext.demo import digits
 from tap_ext.evaluate.line import Line
@@ -148,16 +148,16 @@ def test_every_row_has_its_own_share(shape: tuple[int, ...]) -> None:
 def test_nothing_is_mixed_before_something_is_known() -> None:
     blend, guess = Blend(), _noise(1)
     assert _mixed(blend, guess, 0.0) is guess and blend.nbytes == 0
-    assert blend.aim(0.0) == UNMIXED == NOTHING
+    assert blend.aim(0.0) == NOTHING
     blend.learn(_noise(2), 0.0, _noise(3))  # there is no curve to compare with
     assert not blend.aim(1.0)[0] and torch.equal(_mixed(blend, guess, 1.0), guess)
     blend.learn(_noise(4), 1.0)
     assert not blend.aim(2.0)[0] and torch.equal(_mixed(blend, guess, 2.0), guess)
     blend.learn(_noise(5), 2.0, _noise(6))
     assert blend.aim(3.0)[0] and not torch.equal(_mixed(blend, guess, 3.0), guess)
-    assert torch.equal(blend.mix(guess, UNMIXED), guess)
+    assert torch.equal(blend.mix(guess, NOTHING), guess)
     for nowhere in (math.inf, math.nan):
-        assert blend.aim(nowhere) == UNMIXED
+        assert blend.aim(nowhere) == NOTHING
 
 
 def test_the_numbers_of_a_step_may_lie_on_the_device() -> None:
@@ -307,7 +307,7 @@ def test_the_line_alone(dtype: torch.dtype) -> None:
         made: Tensor = blend.line(guess, blend.aim(position))
         return made
 
-    assert line(0.0) is guess and blend.line((), UNMIXED) == ()
+    assert line(0.0) is guess and blend.line((), NOTHING) == ()
     first, second = _noise(2).to(dtype), _noise(3).to(dtype)
     blend.learn(first, 1.0)
     held = line(2.0)
@@ -319,7 +319,7 @@ def test_the_line_alone(dtype: torch.dtype) -> None:
     assert made.dtype == dtype
     expected = first.double() + (second.double() - first.double()) * (6 - 1) / (3 - 1)
     torch.testing.assert_close(made, expected.to(dtype))
-    assert blend.line(guess[:1], UNMIXED).shape == (1, 5, 3)
+    assert blend.line(guess[:1], NOTHING).shape == (1, 5, 3)
 
 
 @pytest.mark.parametrize("shape", [(5,), ()])

@@ -28,8 +28,8 @@ LAYERS = (
     ("state", "batch", "history", "graphs"),
     ("config",),
     ("peers",),
-    ("buffers", "placement"),
-    ("plan", "predictors", "ops", "modulation", "correction", "compilation", "held", "blend"),
+    ("buffers", "blend", "placement"),
+    ("plan", "predictors", "ops", "modulation", "correction", "compilation", "held", "native"),
     (
         "reference",
         "_library",
@@ -38,7 +38,6 @@ LAYERS = (
         "uploads",
         "files",
         "locks",
-        "native",
         "samples",
         "_version",
     ),

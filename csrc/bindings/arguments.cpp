@@ -1,5 +1,7 @@
 #include "bindings/arguments.h"
 
+#include <utility>
+
 #include "bindings/python.h"
 
 namespace py = pybind11;
@@ -35,29 +37,22 @@ py::object form_of(PyObject* tensor) {
   return form;
 }
 
-/// A value of a dict; none where there is no such name.
-py::object value_in(const py::dict& dict, const py::handle& name) {
-  PyObject* const value = PyDict_GetItemWithError(dict.ptr(), name.ptr());
-  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return py::reinterpret_borrow<py::object>(value);
-}
-
 }  // namespace
 
 Arguments::Arguments(const py::list& names, const py::dict& plain, const py::dict& fixed,
                      const py::dict& moving) {
   for (const py::handle& name : names) {
-    Entry entry{py::reinterpret_borrow<py::object>(name), {}, {}, {}};
-    if (const py::object value = value_in(plain, name)) entry.plain = Plain{value};
-    if (const py::object tensor = value_in(fixed, name)) {
-      entry.fixed = Fixed{owned(PyWeakref_NewRef(tensor.ptr(), nullptr)), address_of(tensor.ptr()),
-                          std::nullopt};
-      if (!tensor.attr("is_inference")().cast<bool>()) {
-        entry.fixed->version = version_of(tensor.ptr());
+    Entry entry{py::reinterpret_borrow<py::object>(name), Apart{}};
+    if (PyObject* const value = value_in(plain.ptr(), name.ptr())) {
+      entry.known = Plain{py::reinterpret_borrow<py::object>(value)};
+    } else if (PyObject* const tensor = value_in(fixed.ptr(), name.ptr())) {
+      Fixed known{owned(PyWeakref_NewRef(tensor, nullptr)), address_of(tensor), std::nullopt};
+      if (!py::handle(tensor).attr("is_inference")().cast<bool>()) {
+        known.version = version_of(tensor);
       }
-    }
-    if (const py::object tensor = value_in(moving, name)) {
-      entry.moving = Moving{py::type::of(tensor), form_of(tensor.ptr())};
+      entry.known = std::move(known);
+    } else if (PyObject* const tensor = value_in(moving.ptr(), name.ptr())) {
+      entry.known = Moving{py::type::of(tensor), form_of(tensor)};
     }
     entries_.push_back(std::move(entry));
   }
@@ -72,29 +67,30 @@ bool Arguments::fit(const py::dict& arguments) const {
     if (PyDict_Next(arguments.ptr(), &position, &name, &value) == 0) return false;
     // Python runs in here: so with references held.
     const py::object held = py::reinterpret_borrow<py::object>(value);
-    if (!equal(name, entry.name.ptr()) || !fits(entry, held.ptr())) return false;
+    if (!equal(name, entry.name.ptr())) return false;
+    const auto fits_now = [&](const auto& known) { return fits(known, held.ptr()); };
+    if (!std::visit(fits_now, entry.known)) return false;
   }
   return true;
 }
 
-bool Arguments::fits(const Entry& entry, PyObject* value) {
-  if (entry.plain) {
-    PyObject* const known = entry.plain->value.ptr();
-    return value == known || (Py_TYPE(value) == Py_TYPE(known) && equal(value, known));
-  }
-  if (entry.fixed) {
-    const Fixed& fixed = *entry.fixed;
-    if (value == Py_None) return false;  // which a reference to what is gone gives, too
-    return owned(PyObject_CallNoArgs(fixed.tensor.ptr())).ptr() == value &&
-           address_of(value) == fixed.address &&
-           (!fixed.version || version_of(value) == *fixed.version);
-  }
-  if (entry.moving) {
-    const Moving& moving = *entry.moving;
-    return reinterpret_cast<PyObject*>(Py_TYPE(value)) == moving.type.ptr() &&
-           equal(form_of(value).ptr(), moving.form.ptr());
-  }
-  return true;
+bool Arguments::fits(const Apart&, PyObject*) { return true; }
+
+bool Arguments::fits(const Plain& known, PyObject* value) {
+  PyObject* const expected = known.value.ptr();
+  return value == expected || (Py_TYPE(value) == Py_TYPE(expected) && equal(value, expected));
+}
+
+bool Arguments::fits(const Fixed& known, PyObject* value) {
+  if (value == Py_None) return false;  // which a reference to what is gone gives, too
+  return owned(PyObject_CallNoArgs(known.tensor.ptr())).ptr() == value &&
+         address_of(value) == known.address &&
+         (!known.version || version_of(value) == *known.version);
+}
+
+bool Arguments::fits(const Moving& known, PyObject* value) {
+  return reinterpret_cast<PyObject*>(Py_TYPE(value)) == known.type.ptr() &&
+         equal(form_of(value).ptr(), known.form.ptr());
 }
 
 }  // namespace tap::bindings

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <variant>
 #include <vector>
 
 namespace tap::bindings {
@@ -20,6 +21,7 @@ class Arguments {
   bool fit(const pybind11::dict& arguments) const;
 
  private:
+  struct Apart {};  ///< Looked at by whoever asks.
   struct Plain {
     pybind11::object value;
   };
@@ -34,12 +36,13 @@ class Arguments {
   };
   struct Entry {
     pybind11::object name;
-    std::optional<Plain> plain;
-    std::optional<Fixed> fixed;
-    std::optional<Moving> moving;
+    std::variant<Apart, Plain, Fixed, Moving> known;
   };
 
-  static bool fits(const Entry& entry, PyObject* value);
+  static bool fits(const Apart& known, PyObject* value);
+  static bool fits(const Plain& known, PyObject* value);
+  static bool fits(const Fixed& known, PyObject* value);
+  static bool fits(const Moving& known, PyObject* value);
 
   std::vector<Entry> entries_;
 };

@@ -16,6 +16,13 @@ inline pybind11::object owned(PyObject* result) {
   return pybind11::reinterpret_steal<pybind11::object>(result);
 }
 
+/// A value of a dict, borrowed; null where there is no such key. Throws what comparing keys raised.
+inline PyObject* value_in(PyObject* dict, PyObject* key) {
+  PyObject* const value = PyDict_GetItemWithError(dict, key);
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw pybind11::error_already_set();
+  return value;
+}
+
 /// The int that a call returned; throws what it raised.
 inline uintptr_t to_word(PyObject* result) {
   const size_t value = PyLong_AsSize_t(owned(result).ptr());

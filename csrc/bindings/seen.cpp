@@ -18,9 +18,9 @@ uintptr_t identity(PyObject* object) { return reinterpret_cast<uintptr_t>(object
 
 /// A borrowed value of a module's ``__dict__``.
 PyObject* attribute(PyObject* own, PyObject* name) {
-  PyObject* value = PyDict_GetItemWithError(own, name);
+  PyObject* const value = value_in(own, name);
   if (value != nullptr) return value;
-  if (PyErr_Occurred() == nullptr) PyErr_SetObject(PyExc_KeyError, name);
+  PyErr_SetObject(PyExc_KeyError, name);
   throw py::error_already_set();
 }
 
