@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -42,6 +43,10 @@ _recording = Lock()
 """Held while anything is recorded: one at a time in a process."""
 
 
+_failed: list[torch.cuda.CUDAGraph] = []
+"""Captures that could not be ended: the allocator of pinned memory goes on to ask them."""
+
+
 class CudaRecorder:
     """Records CUDA graphs that share one pool of memory.
 
@@ -52,7 +57,8 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         """A recorder with a pool of its own."""
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
+        self._sharers: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def busy(self) -> str | None:
         """Why nothing can be recorded now; None: it can."""
@@ -81,19 +87,37 @@ class CudaRecorder:
         current, side = torch.cuda.current_stream(self._device), _side_stream(self._device)
         side.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(side), _without_collections():
-            # "thread_local": what other threads allocate meanwhile is none of its business
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                result = function()
-            except BaseException:
-                with contextlib.suppress(RuntimeError):  # the reason is the one in flight
-                    graph.capture_end()
-                raise
-            graph.capture_end()
+        if not self._sharers:  # torch takes no capture into a pool that all graphs have left
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.stream(side), _without_collections():
+                # "thread_local": what other threads allocate meanwhile is none of its business
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    result = function()
+                except BaseException:
+                    with contextlib.suppress(RuntimeError):  # the reason is the one in flight
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
+        except BaseException:
+            self._clean_up(graph)
+            raise
         current.wait_stream(side)
+        self._sharers.add(graph)
         return graph, result
 
+    def _clean_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """After a failure: the allocator must not go on as in a capture.
+
+        Where the driver refuses to end one, torch before 2.12 raises before it has told the
+        allocator, which then frees nothing any more (pytorch/pytorch#180395).
+        """
+        try:
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
+        except RuntimeError:  # it was told
+            return
+        _failed.append(graph)
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from tap_ext.graphs import recorder
+from tap_ext.graphs import Graphs, recorder
+
+Pool = tuple[int, int]
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +40,11 @@ def test_one_capture_at_a_time_in_a_process() -> None:
     assert _ask() is None
 
 
+def test_no_capture_within_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _ask() == "a capture is already under way around this step"
+
+
 def test_a_lock_that_an_interrupt_left_held_stops_nobody_in_its_thread() -> None:
     recorder._recording.acquire()
     try:
@@ -42,3 +55,140 @@ def test_a_lock_that_an_interrupt_left_held_stops_nobody_in_its_thread() -> None
 
 def test_nothing_is_recorded_on_a_cpu() -> None:
     assert recorder.recorder_for(torch.device("cpu")) is None
+
+
+class _Driver:
+    """What torch 2.11 keeps count of around captures, without a device.
+
+    Attributes:
+        uses: captures and graphs per pool; a pool that was known and has none takes no more.
+        underway: pools whose captures the allocator believes to run.
+        asked: graphs that the allocator of pinned memory asks at every allocation.
+        refuses: whether the driver refuses to end a capture.
+        refuses_to_begin: likewise.
+    """
+
+    def __init__(self) -> None:
+        self.uses: Counter[Pool] = Counter()
+        self.underway: list[Pool] = []
+        self.asked: list[int] = []
+        self.living: set[int] = set()
+        self.refuses = self.refuses_to_begin = False
+        self._handles = itertools.count(1)
+
+    def handle(self) -> Pool:
+        return 0, next(self._handles)
+
+    def end_allocating(self, device: int, pool: Pool) -> None:
+        if pool not in self.underway:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.underway.remove(pool)
+
+
+def _graph_of(driver: _Driver) -> type[Any]:
+    class Graph:
+        def __init__(self) -> None:
+            self._pool: Pool | None = None
+            self._ended = False
+            driver.living.add(id(self))
+
+        def capture_begin(self, pool: Pool, capture_error_mode: str) -> None:
+            assert capture_error_mode == "thread_local"
+            if pool in driver.uses and driver.uses[pool] == 0:
+                raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+            driver.uses[pool] += 1
+            driver.underway.append(pool)
+            driver.asked.append(id(self))
+            self._pool = pool
+            if driver.refuses_to_begin:
+                raise RuntimeError("operation not permitted")
+
+        def capture_end(self) -> None:
+            assert self._pool is not None
+            if driver.refuses:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            driver.end_allocating(0, self._pool)
+            driver.asked.remove(id(self))
+            self._ended = True
+
+        def replay(self) -> None:
+            assert self._ended
+
+        def __del__(self) -> None:
+            driver.living.remove(id(self))
+            if self._ended:
+                assert self._pool is not None
+                driver.uses[self._pool] -= 1
+
+    return Graph
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Driver]:
+    made = _Driver()
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", _graph_of(made))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", made.handle)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
+    monkeypatch.setattr(recorder, "_side_stream", lambda device: stream)
+    monkeypatch.setattr(recorder, "_failed", [])
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.end_allocating, raising=False)
+    yield made
+    assert made.underway == [] and set(made.asked) <= made.living
+
+
+def _graphs(told: list[str]) -> Graphs:
+    return Graphs(recorder.CudaRecorder(torch.device("cuda", 0)), told.append)
+
+
+def _call(graphs: Graphs, key: str) -> None:
+    one = [torch.ones(1)]
+    for _ in range(3):
+        graphs.call(key, lambda given: given[0] + 1, one)
+
+
+def test_graphs_of_one_branch_share_a_pool_and_those_of_another_have_their_own(
+    driver: _Driver,
+) -> None:
+    told: list[str] = []
+    mine, others = _graphs(told), _graphs(told)
+    for graphs in (mine, others):
+        _call(graphs, "skip")
+        _call(graphs, "full")
+    assert sorted(driver.uses.values()) == [2, 2] and not told
+
+
+def test_what_is_dropped_can_be_recorded_again(driver: _Driver) -> None:
+    """The allocator refuses a pool that all graphs have left."""
+    told: list[str] = []
+    graphs = _graphs(told)
+    for premise in range(3):  # weights that moved, say
+        graphs.expect("skip", premise)
+        _call(graphs, "skip")
+        assert graphs.captured == premise + 1
+    assert not told and sorted(driver.uses.values()) == [0, 0, 1]
+
+
+def _raise() -> None:
+    raise ValueError("of the model")
+
+
+@pytest.mark.parametrize("stage", ["begin", "function", "end"])
+def test_a_capture_that_fails_leaves_the_allocator_as_it_was(driver: _Driver, stage: str) -> None:
+    made = recorder.CudaRecorder(torch.device("cuda", 0))
+    kept, _ = made.record(lambda: None)
+    driver.refuses, driver.refuses_to_begin = stage == "end", stage == "begin"
+    with pytest.raises(ValueError if stage == "function" else RuntimeError):
+        made.record(_raise if stage == "function" else lambda: None)
+    driver.refuses = driver.refuses_to_begin = False
+    assert driver.underway == [] and set(driver.asked) <= driver.living
+    again, _ = made.record(lambda: None)
+    again.replay()
+    kept.replay()
+
+
+def test_the_reason_of_a_failure_is_the_functions(driver: _Driver) -> None:
+    driver.refuses = True
+    with pytest.raises(ValueError, match="of the model"):
+        recorder.CudaRecorder(torch.device("cuda", 0)).record(_raise)
