@@ -31,6 +31,7 @@ from tap_ext.predictors import Rows
 from tap_ext.runtime import Branch, Branches, Journal, Run, current_run
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
 from tap_ext.steps import OtherTokens, Steps
+from tap_ext.uploads import stream_of
 from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
 
 __all__ = ["Engine"]
@@ -284,7 +285,10 @@ class Engine:
             self._branches.retire(run, branch)
             branch = None
         if branch is None:
-            branch = self._begin_branch(run, given.pattern, given.pattern.conditioning, journal)
+            stream = stream_of(tensors(given.arguments[self._known.latents])[0].device)
+            branch = self._begin_branch(
+                run, given.pattern, given.pattern.conditioning, journal, stream
+            )
         branch.pattern = given.pattern
         branch.advance(moment, timestep)
         if run.exact:  # one without an end must not grow
@@ -293,7 +297,12 @@ class Engine:
         return branch
 
     def _begin_branch(
-        self, run: Run, pattern: Pattern, conditioning: Any, journal: Journal | None
+        self,
+        run: Run,
+        pattern: Pattern,
+        conditioning: Any,
+        journal: Journal | None,
+        stream: int,
     ) -> Branch:
         others = self._branches.of(run)
         if journal is None and others:
@@ -309,7 +318,7 @@ class Engine:
         plan = self.config.plan(steps, angles, done)
         trend = None if self._known.rising is None else 1 if self._known.rising else -1
         name = str(sum("." not in known for known, _ in journal.logs))
-        slot = self._branches.slot(pattern.signature)
+        slot = self._branches.slot(pattern.signature, stream)
         branch = Branch(name, pattern, conditioning, slot, journal, trend=trend)
         prediction = clock.prediction() if clock is not None and self.config.corrector else None
         if angles is not None and prediction is not None:
@@ -324,7 +333,9 @@ class Engine:
     def _begin_again(self, run: Run, branch: Branch) -> Branch:
         """A new branch in place of one whose history does not fit any more; its step is full."""
         self._branches.retire(run, branch)
-        again = self._begin_branch(run, branch.pattern, branch.conditioning, branch.journal)
+        again = self._begin_branch(
+            run, branch.pattern, branch.conditioning, branch.journal, branch.slot.stream
+        )
         again.advance(branch.moment, branch.timestep)
         self._branches.use(run, again)
         self._begin_step(again)

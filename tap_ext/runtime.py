@@ -269,11 +269,15 @@ class Slot:
     """The buffers of one branch, and what was recorded upon them; its successors reuse both.
 
     Attributes:
+        signature: of the calls it is for.
+        stream: of the device, by number, that orders what is done in it.
         states: a state per stream.
         blend: what forecasts are mixed with; None: with nothing.
         graphs: captured steps; None: nothing was to be captured yet.
     """
 
+    signature: Any
+    stream: int
     states: dict[int, State] = field(default_factory=dict)
     blend: Blend | None = None
     graphs: Graphs | None = None
@@ -354,14 +358,15 @@ class Branches:
     """The branches of one model, by run. A run that is gone takes its branches with it.
 
     Slots of finished runs are kept, up to ``MAX_BRANCHES``, and reused by later branches of the
-    same signature: repeated requests allocate nothing and find their buffers where they were.
+    same signature and stream: repeated requests allocate nothing and find their buffers where they
+    were.
     """
 
     def __init__(self) -> None:
         """No run, no branch."""
         self._by_run: weakref.WeakKeyDictionary[Run, _Branches] = weakref.WeakKeyDictionary()
         self._latest: tuple[weakref.ref[Run], weakref.ref[_Branches]] | None = None
-        self._spare: list[tuple[Any, Slot]] = []
+        self._spare: list[Slot] = []
         self._lock = Lock()
 
     def of(self, run: Run) -> list[Branch]:
@@ -411,13 +416,16 @@ class Branches:
         for old in branches[:-MAX_BRANCHES]:
             self.retire(run, old)
 
-    def slot(self, signature: Any) -> Slot:
-        """A slot for calls of this signature: a spare one, or a new one."""
+    def slot(self, signature: Any, stream: int) -> Slot:
+        """A slot for calls of this signature on this stream: a spare one, or a new one.
+
+        On another stream the device may still be at work on the buffers of a run that is over.
+        """
         with self._lock:
-            for position, (known, _) in enumerate(self._spare):
-                if known == signature:
-                    return self._spare.pop(position)[1]
-        return Slot()
+            for position, spare in enumerate(self._spare):
+                if spare.stream == stream and spare.signature == signature:
+                    return self._spare.pop(position)
+        return Slot(signature, stream)
 
     def retire(self, run: Run, branch: Branch) -> None:
         """End one branch and keep its slot for another; nothing where it has ended already."""
@@ -427,7 +435,7 @@ class Branches:
         branches.remove(branch)
         branch.slot.reset()
         with self._lock:
-            self._spare.append((branch.pattern.signature, branch.slot))
+            self._spare.append(branch.slot)
             del self._spare[:-MAX_BRANCHES]
 
     def finish(self, run: Run) -> None:
@@ -454,7 +462,7 @@ class Branches:
         """Bytes held by all histories, in use or spare."""
         with self._lock:
             used = [b.slot for branches in self._by_run.values() for b in branches]
-            return sum(slot.nbytes for slot in (*used, *(slot for _, slot in self._spare)))
+            return sum(slot.nbytes for slot in (*used, *self._spare))
 
 
 def _began_anew(branch: Branch, moment: Moment | None, timestep: float | None) -> bool:

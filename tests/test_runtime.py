@@ -55,6 +55,20 @@ def test_the_same_run_twice_is_bit_equal_without_a_pipeline() -> None:
     assert tap_ext.stats(model).models[0].runs == 2
 
 
+def test_buffers_go_to_the_next_run_but_to_no_other_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On another one the device may still read them for the run that is over."""
+    model, stream = tap_ext.accelerate(tiny.build(FLUX), SMALL), 0
+    monkeypatch.setattr("tap_ext.engine.stream_of", lambda device: stream)
+    held = []
+    for stream in (1, 1, 2, 1, 2):
+        assert torch.equal(tiny.sample(model, tiny.inputs(FLUX), STEPS), _fresh())
+        held.append(tap_ext.stats(model).models[0].nbytes)
+    once = held[0]
+    assert once > 0 and held == [once, once, 2 * once, 2 * once, 2 * once]
+
+
 @pytest.mark.parametrize("stop", range(1, STEPS))
 def test_a_run_given_up_anywhere_leaves_nothing_behind(stop: int) -> None:
     model = tap_ext.accelerate(tiny.build(FLUX), SMALL)
