@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shutil
@@ -17,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-KERNELS = ("skip_step", "modulated_skip_step", "select", "stack_update")
+KERNELS = ("skip_step", "modulated_skip_step", "select", "stack_update", "predict")
 
 GRACE = 15
 """Seconds to write down what there is."""
@@ -33,22 +34,26 @@ def parts(out: Path, model: str) -> dict[str, tuple[list[str], int]]:
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all"]
     quick = ["-k", "cuda and not elements", "-x", *SANITIZED]
     once = ["-k", "cuda and not sanitizer"]  # those are run below
+
+    def checked(tool: str) -> tuple[list[str], int]:
+        return [*sanitizer, "--tool", tool, *pytest, *quick], 45
+
     return {
-        "cuda tests": ([*pytest, *once, *on_devices(), f"--junitxml={out}/cuda.xml"], 150),
-        "op tests": ([*pytest, "-k", "cuda", "tests/ops", f"--junitxml={out}/ops.xml"], 90),
-        "ops": ([*pytest, "bench/test_ops.py", "-k", "cuda", "--shape=all", _json(out, "ops")], 90),
+        "cuda tests": ([*pytest, *once, *on_devices(), f"--junitxml={out}/cuda.xml"], 120),
+        "op tests": ([*pytest, "-k", "cuda", "tests/ops", f"--junitxml={out}/ops.xml"], 60),
+        "ops": ([*pytest, "bench/test_ops.py", "-k", "cuda", "--shape=all", _json(out, "ops")], 60),
         "steps": (
             [*pytest, "bench/test_steps.py", "-k", "cuda", f"--model={model}", _json(out, "steps")],
-            120,
+            60,
         ),
+        "memcheck": checked("memcheck"),
+        "racecheck": checked("racecheck"),
         "loops": (
             [*pytest, "bench/test_loops.py", "-k", "cuda", f"--model={model}", _json(out, "loops")],
             400,
         ),
-        **{
-            tool: ([*sanitizer, "--tool", tool, *pytest, *quick], 60)
-            for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
-        },
+        "initcheck": checked("initcheck"),
+        "synccheck": checked("synccheck"),
         "machine code": ([*pytest, "tests/test_cuda_code.py"], 90),
     }
 
@@ -114,23 +119,26 @@ def _run(command: list[str], seconds: float, log: Path) -> str:
         return "no time was left"
     with (
         log.with_name(log.name.replace(" ", "_") + ".log").open("w") as file,
-        subprocess.Popen(command, stdout=file, stderr=file) as process,
+        subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True) as process,
     ):
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
             _stop(process)
             return f"not done after {seconds:.0f} s"
+        except KeyboardInterrupt:  # which did not reach it
+            _stop(process)
+            raise
     return "passed" if process.returncode == 0 else f"exit status {process.returncode}"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """As from the keyboard: then pytest writes down what it has."""
-    process.send_signal(signal.SIGINT)
+    """As from the keyboard, what it started too: then pytest writes down what it has."""
+    os.killpg(process.pid, signal.SIGINT)
     try:
         process.wait(GRACE)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.shapes import Shape
+from bench.timing import timed
 from tap_ext import ops, reference
 
 PLANES = 3  # order 2, as in the paper
@@ -155,20 +155,6 @@ CASES = (
 )
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Time of one call: by events on a GPU, where the host runs ahead."""
-    if device == "cpu":
-        begin = time.perf_counter()
-        call()
-        return time.perf_counter() - begin
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    call()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last) / 1e3
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_op(
@@ -188,16 +174,16 @@ def test_op(
     times: dict[str, list[float]] = {"op": [], "copy": []}
 
     def run() -> None:
-        times["op"].append(seconds(measured.op, device))
+        times["op"].append(timed(measured.op, device)[1])
 
     def copy() -> None:  # just before every run: side by side, and no input is left in a cache
-        times["copy"].append(seconds(lambda: target.copy_(source), device))
+        times["copy"].append(timed(lambda: target.copy_(source), device)[1])
 
     benchmark.group = f"{shape} {dtype} {device}"
     benchmark.pedantic(run, setup=copy, rounds=ROUNDS, warmup_rounds=1)
 
     op, as_copy = (statistics.median(times[k][1:]) for k in ("op", "copy"))  # after the warm-up
-    twin = seconds(measured.twin, device)
+    _, twin = timed(measured.twin, device)
     info = {
         "bytes": measured.nbytes,
         "GB/s": measured.nbytes / op / 1e9,

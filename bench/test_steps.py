@@ -6,7 +6,6 @@ On a CPU the model is a tiny one: that proves the benchmark, and says nothing ab
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 import tap_ext
 from bench.clock import Clock
 from bench.denoiser import Denoiser
+from bench.timing import timed
 from tap_ext import runtime
 from tap_ext.plan import Listed
 
@@ -81,23 +81,6 @@ def test_step(
         f"{name} {value:.3g}" for name, value in info.items() if name != "uncaptured"
     )
     lines.append(f"{model} {device} {kind:14} {figures}")
-
-
-def timed(call: Callable[[], None], device: str) -> tuple[float, float]:
-    """Seconds that the host was busy with one call, and that it took in all."""
-    if device == "cpu":
-        begin = time.perf_counter()
-        call()
-        return (spent := time.perf_counter() - begin), spent
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    first.record()
-    begin = time.perf_counter()
-    call()
-    host = time.perf_counter() - begin
-    last.record()
-    last.synchronize()
-    return host, first.elapsed_time(last) / 1e3
 
 
 def held_by_graphs() -> int:

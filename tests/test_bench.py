@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 import tap_ext
 from bench import gpu, report
 from bench.denoiser import MODELS, Denoiser
-from bench.test_loops import FULL, STEPS, WINDOW
+from bench.test_loops import FULL, ON_CPU, STEPS, WINDOW, fewer_steps, loop, untouched, work
 from tests.versions import DIFFUSERS_VERSION
 
 RESULTS = {
@@ -43,15 +45,23 @@ def test_the_report_is_a_table_per_group(
     assert report.main([]) == 2
 
 
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
 def test_every_part_of_the_gpu_run_is_accounted_for(tmp_path: Path) -> None:
     python = [sys.executable, "-c"]
     run = gpu._run
     assert run([*python, "print('well')"], 60, tmp_path / "a part") == "passed"
     assert (tmp_path / "a_part.log").read_text() == "well\n"
     assert run([*python, "raise SystemExit(3)"], 60, tmp_path / "b") == "exit status 3"
-    assert (
-        run([*python, "import time; time.sleep(99)"], 5.1, tmp_path / "c") == "not done after 5 s"
-    )
+    assert run([*python, PARENT], 5.1, tmp_path / "c") == "not done after 5 s"
+    with pytest.raises(ProcessLookupError):  # as a tool's that was started with pytest inside
+        os.kill(int((tmp_path / "c.log").read_text().split()[0]), 0)
     assert run(["no-such-tool"], 60, tmp_path / "d") == "no-such-tool is not there"
     assert run([*python, ""], 1, tmp_path / "e") == "no time was left"
 
@@ -73,6 +83,22 @@ def test_the_loop_has_the_full_steps_that_its_ceiling_counts() -> None:
     assert len(latents) == STEPS and latents[-1].isfinite().all()
     (stats,) = tap_ext.stats(denoiser.model).models
     assert (stats.full, stats.skip) == (FULL, STEPS - FULL)
+
+
+PEERS = [method for method in ON_CPU if method not in (untouched, fewer_steps)]
+
+
+@pytest.mark.parametrize("method", PEERS, ids=lambda method: method.__name__)
+def test_every_accelerator_of_the_benchmark_saves_work(method: Callable[[Denoiser], None]) -> None:
+    denoiser, steps = Denoiser("tiny", "cpu"), 6
+    whole = work(denoiser, "cpu", steps)
+    try:
+        method(denoiser)
+    except ImportError as error:  # of an older diffusers
+        pytest.skip(str(error))
+    _, each = loop(denoiser, "cpu", steps)
+    assert len(each) == steps
+    assert 3 / steps < work(denoiser, "cpu", steps) / whole < 0.95
 
 
 REAL = [name for name in MODELS if name != "tiny"]
