@@ -118,11 +118,41 @@ def test_a_capture_that_fails_leaves_the_process_well() -> None:
     assert _equal(_outputs(_model("skip")), wanted)
 
 
+def test_no_capture_within_a_capture() -> None:
+    recorder = CudaRecorder(torch.device("cuda", torch.cuda.current_device()))
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.ones(1, device="cuda")
+        assert recorder.busy() == "a capture is already under way around this step"
+    assert recorder.busy() is None
+
+
+@pytest.mark.parametrize("graphs", ["skip", "all"])
+def test_what_was_dropped_is_captured_again(graphs: str) -> None:
+    model, wanted = _model(graphs), _outputs(_model("off"))
+    assert _equal(_outputs(model), wanted)
+    (before,) = tap_ext.stats(model).models
+    model.proj_out.weight.data = model.proj_out.weight.data.clone()  # lies elsewhere now
+    assert _equal(_outputs(model), wanted)
+    (after,) = tap_ext.stats(model).models
+    assert after.captured > before.captured > 0 and after.uncaptured == {}
+
+
 def test_the_kernels_of_a_skip_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in the captured graph itself: the fused op once, and no copy from the host."""
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-python")
+    driver = pytest.importorskip("cuda.bindings.driver", reason="needs cuda-python")
     kinds: list[Counter[str]] = []
+    names: list[str] = []
     record = CudaRecorder._record
+
+    def note_kernel(node: Any) -> None:
+        _, kernel = driver.cuGraphKernelNodeGetParams(node)
+        _, name = (
+            driver.cuFuncGetName(kernel.func)
+            if int(kernel.func)
+            else driver.cuKernelGetName(kernel.kern)
+        )
+        names.append(name.decode())
 
     def kept(self: CudaRecorder, function: Any) -> Any:
         made = torch.cuda.CUDAGraph
@@ -136,6 +166,8 @@ def test_the_kernels_of_a_skip_step(monkeypatch: pytest.MonkeyPatch) -> None:
         for node in nodes:
             _, kind = runtime.cudaGraphNodeGetType(node)
             seen[kind.name] += 1
+            if kind == runtime.cudaGraphNodeType.cudaGraphNodeTypeKernel:
+                note_kernel(node)
             if kind == runtime.cudaGraphNodeType.cudaGraphNodeTypeMemcpy:
                 _, copy = runtime.cudaGraphMemcpyNodeGetParams(node)
                 seen[copy.kind.name] += 1
@@ -149,3 +181,4 @@ def test_the_kernels_of_a_skip_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen["cudaMemcpyHostToDevice"] == seen["cudaMemcpyDeviceToHost"] == 0
     assert seen["cudaGraphNodeTypeHost"] == 0
     assert 10 <= seen["cudaGraphNodeTypeKernel"] <= 65
+    assert sum("SkipStepKernel" in name for name in names) == 1, names
