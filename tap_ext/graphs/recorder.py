@@ -119,6 +119,7 @@ class CudaRecorder:
             return
         _failed.append(graph)
 
+
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream that all captures are made on: cuBLAS holds memory for each that it ever saw."""
