@@ -84,7 +84,8 @@ class CudaRecorder:
             _recording.release()
 
     def _record(self, function: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:
-        current, side = torch.cuda.current_stream(self._device), _side_stream(self._device)
+        current = torch.cuda.current_stream(self._device)
+        side = _side_stream(self._device, current.cuda_stream)
         side.wait_stream(current)
         graph = torch.cuda.CUDAGraph()
         if not self._sharers:  # torch takes no capture into a pool that all graphs have left
@@ -121,8 +122,12 @@ class CudaRecorder:
 
 
 @functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that all captures are made on: cuBLAS holds memory for each that it ever saw."""
+def _side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    """The stream that captures for a stream of this number are made on.
+
+    cuBLAS holds memory for each that it ever saw, so there is one; and all that was captured on one
+    works in that same memory, so it must not serve two whose replays may overlap.
+    """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 

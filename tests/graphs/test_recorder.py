@@ -66,6 +66,8 @@ class _Driver:
         asked: graphs that the allocator of pinned memory asks at every allocation.
         refuses: whether the driver refuses to end a capture.
         refuses_to_begin: likewise.
+        stream: the present one.
+        captured_on: the streams that captures began on, in order.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,20 @@ class _Driver:
         self.living: set[int] = set()
         self.refuses = self.refuses_to_begin = False
         self._handles = itertools.count(1)
+        self._streams = itertools.count(1)
+        self.stream = self.new_stream()
+        self.captured_on: list[int] = []
+
+    def new_stream(self, device: Any = None) -> Any:
+        return SimpleNamespace(cuda_stream=next(self._streams), wait_stream=lambda other: None)
+
+    @contextlib.contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
 
     def handle(self) -> Pool:
         return 0, next(self._handles)
@@ -98,6 +114,7 @@ def _graph_of(driver: _Driver) -> type[Any]:
                 raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
             driver.uses[pool] += 1
             driver.underway.append(pool)
+            driver.captured_on.append(driver.stream.cuda_stream)
             driver.asked.append(id(self))
             self._pool = pool
             if driver.refuses_to_begin:
@@ -126,15 +143,16 @@ def _graph_of(driver: _Driver) -> type[Any]:
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Driver]:
     made = _Driver()
-    stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _graph_of(made))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", made.handle)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda other: contextlib.nullcontext())
-    monkeypatch.setattr(recorder, "_side_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: made.stream)
+    monkeypatch.setattr(torch.cuda, "Stream", made.new_stream)
+    monkeypatch.setattr(torch.cuda, "stream", made.on)
     monkeypatch.setattr(recorder, "_failed", [])
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.end_allocating, raising=False)
+    recorder._side_stream.cache_clear()
     yield made
+    recorder._side_stream.cache_clear()
     assert made.underway == [] and set(made.asked) <= made.living
 
 
@@ -168,6 +186,16 @@ def test_what_is_dropped_can_be_recorded_again(driver: _Driver) -> None:
         _call(graphs, "skip")
         assert graphs.captured == premise + 1
     assert not told and sorted(driver.uses.values()) == [0, 0, 1]
+
+
+def test_captures_for_one_stream_share_another_that_serves_no_third(driver: _Driver) -> None:
+    """cuBLAS' memory is that of the stream it was captured on, and two streams may overlap."""
+    first, second = driver.stream, driver.new_stream()
+    for stream in (first, first, second, first):
+        driver.stream = stream
+        recorder.CudaRecorder(torch.device("cuda", 0)).record(lambda: None)
+    a, b, other, c = driver.captured_on
+    assert a == b == c != other and not {first.cuda_stream, second.cuda_stream} & {a, other}
 
 
 def _raise() -> None:
