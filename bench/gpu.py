@@ -32,7 +32,7 @@ def parts(out: Path, model: str) -> dict[str, tuple[list[str], int]]:
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     pytest += ["--continue-on-collection-errors"]  # of tests that need what is not there
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all"]
-    quick = ["-k", "cuda and not elements", "-x", *SANITIZED]
+    quick = ["-k", "cuda and not reference", "-x", *SANITIZED]
     once = ["-k", "cuda and not sanitizer"]  # those are run below
 
     def checked(tool: str) -> tuple[list[str], int]:

@@ -157,17 +157,6 @@ def test_sizes_at_the_edge(device: str, shape: tuple[int, int, int]) -> None:
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.cuda
-def test_more_elements_than_an_int_counts() -> None:
-    """Rows 19, 20: a plane beyond 2^31 elements; its last token is right."""
-    shape = (1, 2**21 + 1, 1024)
-    stack = torch.zeros((1, *shape), dtype=torch.float16, device="cuda")
-    stack[0, 0, -1] = 3
-    rows = torch.tensor([[1.0]], device="cuda")
-    index = torch.zeros(shape[:2], dtype=torch.int32, device="cuda")
-    assert (ops.gather_rows(stack, rows, index, None)[0, -1] == 3).all()
-
-
 @torch.no_grad()
 def test_branches_beyond_the_bound_take_no_more_memory() -> None:
     """Row 20: memory is branches x planes x (probe + residual), and branches are bounded."""

@@ -104,7 +104,8 @@ def arguments(op: str, sizes: Sizes, dtype: torch.dtype = torch.float32) -> dict
         case "predict":
             return {"stack": stack, "rows": rows}
         case "cosine_argmin":
-            candidates = torch.stack([target + m for m in range(sizes.M)])
+            errors = [h["base"].roll(m, -1) for m in range(sizes.M)]  # so that any may be nearest
+            candidates = torch.stack([target + error for error in errors])
             return {"candidates": candidates, "target": target}
         case "gather_rows":
             return {"stack": stack, "rows": rows, "index": h["index"], "base": h["base"]}
