@@ -51,11 +51,13 @@ class Stack:
     Attributes:
         planes: (S, B, N, D), in the feature's dtype; None before the first ``fit``.
         past: positions of the full steps that the planes stand for, newest first.
+        moves: how often the buffer was allocated; who has recorded work on it records it again.
     """
 
     def __init__(self, depth: int) -> None:
         """A stack of ``depth`` planes (S)."""
         self.depth = depth
+        self.moves = 0
         self.planes: Tensor | None = None
         self.past: tuple[float, ...] = ()
         self._gaps: Tensor | None = None
@@ -68,6 +70,7 @@ class Stack:
         """
         if self.planes is None or not alike(self.planes[0], feature):
             self.past = ()
+            self.moves += 1
             with torch.inference_mode(False):
                 self.planes = feature.new_empty((self.depth, *feature.shape))
                 self._gaps = feature.new_empty(self.depth - 1, dtype=torch.float32)

@@ -311,6 +311,11 @@ class State:
         return None if planes is None else planes.device
 
     @property
+    def moves(self) -> int:
+        """How often its buffers were allocated; who has recorded ``apply`` records it again."""
+        return self._features.moves + self._probes.moves
+
+    @property
     def decides_from_data(self) -> bool:
         """Whether the plan looks at every step's features, which no captured step can show it."""
         return self._follower is not None

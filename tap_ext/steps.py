@@ -234,6 +234,7 @@ class Steps:
             torch.is_inference_mode_enabled(),
             stream_of(device),
             0 if blend is None else blend.moves,
+            tuple([state.moves for state in branch.states.values()]),
         )
 
     def _tell(self, reason: str) -> None:

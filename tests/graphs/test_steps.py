@@ -105,6 +105,17 @@ def test_another_prompt_and_size_between(recorder: Recorder) -> None:
     assert torch.equal(generate(pipe), expected())
 
 
+@pytest.mark.parametrize("graphs", ["skip", "all"])
+def test_a_short_run_in_another_precision_between(graphs: str, recorder: Recorder) -> None:
+    """Its steps are all full, so no skip step sees that the history lies elsewhere since."""
+    pipe = _made(graphs=graphs)
+    generate(pipe)
+    with torch.autocast("cpu", torch.bfloat16):
+        generate(pipe, num_inference_steps=2)
+    for _ in range(2):
+        assert torch.equal(generate(pipe), expected())
+
+
 def _call(seed: int, timestep: Tensor) -> dict[str, Any]:
     return {
         "hidden_states": noise(1, 16, 16, seed=seed),
