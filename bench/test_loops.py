@@ -137,6 +137,8 @@ METHODS: tuple[Callable[[Denoiser], None], ...] = (
 COMPILED = (compiled, tap_compiled, tap_fp8)
 """Whose operations cannot be counted."""
 
+NEEDS = {tap_fp8: "torchao", cache_dit: "cache_dit"}
+
 ON_CPU = (untouched, fewer_steps, tap, taylorseer, taylorseer_lite, first_block_cache, cache_dit)
 
 
@@ -152,6 +154,8 @@ def test_loop(
         pytest.skip("real models on a GPU, the tiny one on a CPU")
     if device == "cpu" and method not in ON_CPU:
         pytest.skip("a few are enough to prove the benchmark")
+    if method in NEEDS:
+        pytest.importorskip(NEEDS[method])
     denoiser = Denoiser(model, device)
     loop(denoiser, device, 2)  # whatever is done at first only
     baseline = loop(denoiser, device, UNTOUCHED)[0] * STEPS / UNTOUCHED

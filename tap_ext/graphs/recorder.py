@@ -92,6 +92,7 @@ class CudaRecorder:
             self._pool = torch.cuda.graph_pool_handle()
         try:
             with torch.cuda.stream(side), _without_collections():
+                torch.cuda.current_blas_handle()  # a thread's first cannot be made in a capture
                 # "thread_local": what other threads allocate meanwhile is none of its business
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
@@ -102,23 +103,30 @@ class CudaRecorder:
                     raise
                 graph.capture_end()
         except BaseException:
-            self._clean_up(graph)
+            self._clean_up(graph, side)
             raise
         current.wait_stream(side)
         self._sharers.add(graph)
         return graph, result
 
-    def _clean_up(self, graph: torch.cuda.CUDAGraph) -> None:
-        """After a failure: the allocator must not go on as in a capture.
+    def _clean_up(self, graph: torch.cuda.CUDAGraph, side: torch.cuda.Stream) -> None:
+        """After a failure: nothing must go on as in a capture.
 
-        Where the driver refuses to end one, torch before 2.12 raises before it has told the
-        allocator, which then frees nothing any more (pytorch/pytorch#180395).
+        Where the driver refuses to end one, torch before 2.12 raises before it has told anybody:
+        the allocator, which then frees nothing any more (pytorch/pytorch#180395), that of pinned
+        memory, and the generator of random numbers, which raises until a capture has gone well.
         """
         try:
             torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
-        except RuntimeError:  # it was told
+        except RuntimeError:  # all were told
             return
         _failed.append(graph)
+        self._sharers = weakref.WeakSet()  # for pinned memory, this pool is in use for ever
+        with contextlib.suppress(RuntimeError), torch.cuda.stream(side):
+            good = torch.cuda.CUDAGraph()
+            good.capture_begin(capture_error_mode="thread_local")
+            torch.cuda._sleep(1)  # of an empty one torch would warn
+            good.capture_end()
 
 
 @functools.cache
@@ -126,9 +134,10 @@ def _side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
     """The stream that captures for a stream of this number are made on.
 
     cuBLAS holds memory for each that it ever saw, so there is one; and all that was captured on one
-    works in that same memory, so it must not serve two whose replays may overlap.
+    works in that same memory, so it must not serve two whose replays may overlap. torch hands its
+    streams out in turn: of this priority, the caller's own are hardly among them.
     """
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -225,6 +225,7 @@ def test_a_branch_that_another_thread_has_cleared_ends_quietly() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:tap_ext. a step runs eagerly:UserWarning")  # another captures
 def test_a_stream_of_ones_own() -> None:
     """Row 11: under a current stream that is not the default one, alone and two at once."""
     truth = sample(fast("cuda"), given(device="cuda"))

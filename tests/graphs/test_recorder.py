@@ -63,8 +63,9 @@ class _Driver:
     Attributes:
         uses: captures and graphs per pool; a pool that was known and has none takes no more.
         underway: pools whose captures the allocator believes to run.
-        asked: graphs that the allocator of pinned memory asks at every allocation.
-        refuses: whether the driver refuses to end a capture.
+        pinned: likewise for pinned memory; it asks the graph, by its identity, at every allocation.
+        random: whether the generator of random numbers believes so.
+        refuses: whether the driver refuses to end the next capture.
         refuses_to_begin: likewise.
         stream: the present one.
         captured_on: the streams that captures began on, in order.
@@ -73,15 +74,17 @@ class _Driver:
     def __init__(self) -> None:
         self.uses: Counter[Pool] = Counter()
         self.underway: list[Pool] = []
-        self.asked: list[int] = []
+        self.pinned: dict[Pool, int] = {}
+        self.random = False
         self.living: set[int] = set()
         self.refuses = self.refuses_to_begin = False
         self._handles = itertools.count(1)
         self._streams = itertools.count(1)
         self.stream = self.new_stream()
         self.captured_on: list[int] = []
+        self.blas_streams: set[int] = set()
 
-    def new_stream(self, device: Any = None) -> Any:
+    def new_stream(self, device: Any = None, priority: int = 0) -> Any:
         return SimpleNamespace(cuda_stream=next(self._streams), wait_stream=lambda other: None)
 
     @contextlib.contextmanager
@@ -94,6 +97,21 @@ class _Driver:
 
     def handle(self) -> Pool:
         return 0, next(self._handles)
+
+    def blas(self) -> int:
+        """A thread's first cannot be made in a capture."""
+        assert not self.underway
+        self.blas_streams.add(self.stream.cuda_stream)
+        return 1
+
+    def launch(self, cycles: int) -> None:
+        assert len(self.underway) == 1
+
+    def check(self) -> None:
+        """Nothing goes on as in a capture, and nobody asks what is gone."""
+        assert self.underway == [] and not self.random
+        assert set(self.pinned.values()) <= self.living
+        assert set(self.captured_on) <= self.blas_streams
 
     def end_allocating(self, device: int, pool: Pool) -> None:
         if pool not in self.underway:
@@ -108,24 +126,31 @@ def _graph_of(driver: _Driver) -> type[Any]:
             self._ended = False
             driver.living.add(id(self))
 
-        def capture_begin(self, pool: Pool, capture_error_mode: str) -> None:
+        def capture_begin(self, capture_error_mode: str, pool: Pool | None = None) -> None:
             assert capture_error_mode == "thread_local"
+            if pool is None:
+                pool = driver.handle()
+            driver.random = True
             if pool in driver.uses and driver.uses[pool] == 0:
                 raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
             driver.uses[pool] += 1
             driver.underway.append(pool)
             driver.captured_on.append(driver.stream.cuda_stream)
-            driver.asked.append(id(self))
+            assert pool not in driver.pinned, "already recording to mempool_id"
+            driver.pinned[pool] = id(self)
             self._pool = pool
             if driver.refuses_to_begin:
+                driver.refuses_to_begin = False
                 raise RuntimeError("operation not permitted")
 
         def capture_end(self) -> None:
             assert self._pool is not None
             if driver.refuses:
+                driver.refuses = False
                 raise RuntimeError("operation failed due to a previous error during capture")
             driver.end_allocating(0, self._pool)
-            driver.asked.remove(id(self))
+            del driver.pinned[self._pool]
+            driver.random = False
             self._ended = True
 
         def replay(self) -> None:
@@ -148,12 +173,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Driver]:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: made.stream)
     monkeypatch.setattr(torch.cuda, "Stream", made.new_stream)
     monkeypatch.setattr(torch.cuda, "stream", made.on)
+    monkeypatch.setattr(torch.cuda, "current_blas_handle", made.blas)
+    monkeypatch.setattr(torch.cuda, "_sleep", made.launch)
     monkeypatch.setattr(recorder, "_failed", [])
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", made.end_allocating, raising=False)
     recorder._side_stream.cache_clear()
     yield made
     recorder._side_stream.cache_clear()
-    assert made.underway == [] and set(made.asked) <= made.living
+    made.check()
 
 
 def _graphs(told: list[str]) -> Graphs:
@@ -209,8 +236,7 @@ def test_a_capture_that_fails_leaves_the_allocator_as_it_was(driver: _Driver, st
     driver.refuses, driver.refuses_to_begin = stage == "end", stage == "begin"
     with pytest.raises(ValueError if stage == "function" else RuntimeError):
         made.record(_raise if stage == "function" else lambda: None)
-    driver.refuses = driver.refuses_to_begin = False
-    assert driver.underway == [] and set(driver.asked) <= driver.living
+    driver.check()
     again, _ = made.record(lambda: None)
     again.replay()
     kept.replay()
