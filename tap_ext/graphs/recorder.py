@@ -92,7 +92,8 @@ class CudaRecorder:
             self._pool = torch.cuda.graph_pool_handle()
         try:
             with torch.cuda.stream(side), _without_collections():
-                torch.cuda.current_blas_handle()  # a thread's first cannot be made in a capture
+                # a thread's first cannot be made in a capture
+                torch.cuda.current_blas_handle()  # type: ignore[no-untyped-call]
                 # "thread_local": what other threads allocate meanwhile is none of its business
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
@@ -125,7 +126,8 @@ class CudaRecorder:
         with contextlib.suppress(RuntimeError), torch.cuda.stream(side):
             good = torch.cuda.CUDAGraph()
             good.capture_begin(capture_error_mode="thread_local")
-            torch.cuda._sleep(1)  # of an empty one torch would warn
+            # of an empty one torch would warn
+            torch.cuda._sleep(1)  # type: ignore[no-untyped-call]
             good.capture_end()
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tap_ext.backbones.spec import Blocks, Stream
 from tap_ext.modulation import Modulation
-from tap_ext.views.call import current_call
+from tap_ext.views.call import Call, current_call
 from tap_ext.views.graft import AdapterError, graft, module_at
+from tap_ext.views.offloading import fetched
 
 __all__ = [
     "AbsentBlock",
@@ -60,6 +61,9 @@ class _Block(Stand):
     The first of all notes what enters each stream; every one notes that it was called.
     """
 
+    _runs = True
+    """Whether the real one is called, too."""
+
     def __init__(self, real: nn.Module, path: str, blocks: Blocks, probes: Sequence[Probe]) -> None:
         super().__init__(real, path)
         self._probes = tuple(probes)
@@ -76,6 +80,14 @@ class _Block(Stand):
         call = current_call()
         args, kwargs = self._shared(args, kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        if self._probes:
+            with fetched(self.real, put_away=not self._runs):
+                self._look(call, arguments)
+        call.visited.append(self._path)
+        return arguments
+
+    def _look(self, call: Call, arguments: dict[str, Any]) -> None:
+        """Note what enters each stream, and its probe."""
         for passage, probe in zip(call.passages, self._probes, strict=False):
             passage.hidden = arguments.get(probe.hidden)
             if passage.hidden is None:
@@ -85,8 +97,6 @@ class _Block(Stand):
                 continue
             passage.modulation = probe.modulation(arguments) if call.unwritten else None
             passage.probe = probe(arguments) if passage.modulation is None else None
-        call.visited.append(self._path)
-        return arguments
 
     def _shared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -113,6 +123,8 @@ class WatchedBlock(_Block):
 
 class AbsentBlock(_Block):
     """Skip view: hands its inputs on in the block's own order of returning them."""
+
+    _runs = False
 
     @property
     def follows(self) -> bool:
