@@ -66,7 +66,7 @@ fuzz: $(VENV)/.test  ## EXAMPLES random arguments per op and for Config
 sanitize: $(VENV)/.test  ## the C++ tests and random arguments, by address and undefined behaviour
 	$(SANITIZED) -B build/sanitize
 	$(VENV)/bin/cmake --build build/sanitize
-	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure
+	$(VENV)/bin/ctest --test-dir build/sanitize --output-on-failure --parallel 4
 
 fuzz-core: $(VENV)/.test  ## libFuzzer over the kernels' arguments, for SECONDS; needs CLANG >= 16
 	$(SANITIZED) -B build/fuzz -DTAP_TESTS=OFF -DTAP_FUZZ=ON -DCMAKE_CXX_COMPILER=$(CLANG)

@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "tests/check.h"
 #include "tests/data.h"
+#include "tests/unread.h"
 
 // Every op of every instruction set this machine has, against double precision: storage types,
 // S below and above what is unrolled, channels that fill no vector, batches, padded strides.
@@ -469,6 +470,10 @@ void test_dtype(const Kernels& kernels) {
   test_ties<T>(kernels);
   test_nan<T>(kernels);
   test_tokens_are_independent<T>(kernels);
+  test_unread_planes<T>({[&](const auto& args) { run(kernels.predict, args); },
+                         [&](const auto& args) { run(kernels.gather_rows, args); },
+                         [&](const auto& args) { run(kernels.skip_step, args); },
+                         [&](const auto& args) { run(kernels.modulated_skip_step, args); }});
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "tests/check.h"
 #include "tests/data.h"
+#include "tests/unread.h"
 
 // Every CUDA kernel, executed thread by thread on the CPU (shim/), against double precision:
 // storage types, S below and above what is unrolled, channels that fill no vector, one warp or a
@@ -493,6 +494,10 @@ void test_dtype() {
   }
   test_zero_vectors<T>(70);
   test_zero_vectors<T>(1001);
+  test_unread_planes<T>({[](const auto& args) { launch(tap::predict_cuda, args); },
+                         [](const auto& args) { launch(tap::gather_rows_cuda, args); },
+                         [](const auto& args) { launch(tap::skip_step_cuda, args); },
+                         [](const auto& args) { launch(tap::modulated_skip_step_cuda, args); }});
 }
 
 }  // namespace

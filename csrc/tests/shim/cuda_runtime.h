@@ -48,13 +48,18 @@ inline dim3 block_index, block_size;
 inline std::vector<Warp> warps;
 inline int barrier_threads;
 inline uint64_t barriers;
-inline uint64_t order;  // seeds the order of threads; set by tests
+inline uint64_t order;            // seeds the order of threads; set by tests
+inline std::vector<int> reached;  // how many barriers each thread of the block has come to
+inline int left_out = -1;         // the one of them that tests have taken out of the kernel
 inline cudaError_t last_error = cudaSuccess;
 
 inline dim3 thread_index() {
   const unsigned thread = this_fiber();
   return dim3(thread % block_size.x, thread / block_size.x);
 }
+
+/// Whether the barrier that the calling thread has come to is none.
+inline bool is_left_out() { return reached[this_fiber()]++ == left_out; }
 
 /// The value that lane (own ^ lane_mask) of the calling thread's warp brings.
 inline uint64_t exchange(const void* meeting, unsigned mask, uint64_t value, int lane_mask) {
@@ -85,6 +90,7 @@ void launch(Kernel kernel, dim3 grid, dim3 block, const Args&... args) {
   for (unsigned index = 0; index < grid.x; ++index) {
     block_index = dim3(index);
     warps.assign((threads + kLanes - 1) / kLanes, Warp());
+    reached.assign(threads, 0);
     barrier_threads = 0;
     run_fibers(static_cast<int>(threads), kLanes, order + index, [&] { kernel(args...); });
   }
@@ -101,6 +107,7 @@ void launch(Kernel kernel, dim3 grid, dim3 block, const Args&... args) {
 
 inline void __syncthreads() {
   using namespace tap::shim;
+  if (is_left_out()) return;
   const uint64_t now = barriers;
   ++barrier_threads;
   wait_until([&] {
@@ -113,6 +120,7 @@ inline void __syncthreads() {
 }
 
 inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  if (tap::shim::is_left_out()) return;
   static const char kMeeting = 0;
   tap::shim::exchange(&kMeeting, mask, 0, 0);
 }
