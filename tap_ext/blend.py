@@ -148,9 +148,10 @@ class Blend:
             self.moves += 1
 
     def _sent(self, aim: Beside | Tensor) -> tuple[Tensor, ...]:
+        device = self._curves[0].share.device
         if not isinstance(aim, Tensor):
-            aim = upload(np.array(aim, np.float32), self._curves[0].share.device)
-        return aim.unbind()
+            aim = upload(np.array(aim, np.float32), device)
+        return aim.to(device).unbind()
 
     def _newton(self, position: float) -> tuple[float, float]:
         """Newton's weights of the first and the second difference."""

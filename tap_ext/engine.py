@@ -32,7 +32,17 @@ from tap_ext.runtime import Branch, Branches, Journal, Run, current_run
 from tap_ext.state import DTYPES, FullStepWanted, State, Step
 from tap_ext.steps import OtherTokens, Steps
 from tap_ext.uploads import stream_of
-from tap_ext.views import AdapterError, Call, Views, discover, run_view, tensors, verify
+from tap_ext.views import (
+    AdapterError,
+    Call,
+    Views,
+    discover,
+    prefetch_refusal,
+    run_view,
+    tables_of,
+    tensors,
+    verify,
+)
 
 __all__ = ["Engine"]
 
@@ -176,7 +186,10 @@ class Engine:
         if self._wrong and (reason := self._wrong.get(given.signature)) is not None:
             return self._untouched(reason, args, kwargs)
         try:
-            return self._step(model, run, given)
+            if "_diffusers_hook" not in model.__dict__:
+                return self._step(model, run, given)
+            with tables_of(model):
+                return self._step(model, run, given)
         except AdapterError as error:
             self._branches.drop(run)
             self._note_check(given.signature, str(error))
@@ -231,6 +244,8 @@ class Engine:
         if (other := self._other_cache(model)) is not None:
             return f"{other} is enabled on the same model"
         if run.clock is not None and (reason := run.clock.refusal()) is not None:
+            return reason
+        if "_diffusers_hook" in model.__dict__ and (reason := prefetch_refusal(model)) is not None:
             return reason
         shared = getattr(model, "_parallel_config", None) if self.config.follows else None
         if getattr(shared, "context_parallel_config", None) is not None:

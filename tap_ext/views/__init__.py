@@ -9,6 +9,7 @@ from tap_ext.views.call import Call, Passage, run_view, tensors
 from tap_ext.views.check import verify
 from tap_ext.views.discovery import discover
 from tap_ext.views.graft import AdapterError, graft
+from tap_ext.views.offloading import prefetch_refusal, tables_of
 from tap_ext.views.pair import Views
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Views",
     "discover",
     "graft",
+    "prefetch_refusal",
     "run_view",
+    "tables_of",
     "tensors",
     "verify",
 ]

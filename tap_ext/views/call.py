@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tap_ext.backbones.spec import BackboneSpec
 from tap_ext.modulation import Modulation
 from tap_ext.views.graft import AdapterError
+from tap_ext.views.offloading import fetch_tables
 
 __all__ = ["Call", "Forecast", "Passage", "current_call", "run_view", "tensors"]
 
@@ -139,6 +140,7 @@ def run_view(view: nn.Module, call: Call, args: tuple[Any, ...], kwargs: dict[st
 
     The caller's lists and dicts are copied: some models pop from what they are given.
     """
+    fetch_tables()
     token = _call.set(call)
     try:
         given = [_copied(value) for value in args]

@@ -61,9 +61,6 @@ class _Block(Stand):
     The first of all notes what enters each stream; every one notes that it was called.
     """
 
-    _runs = True
-    """Whether the real one is called, too."""
-
     def __init__(self, real: nn.Module, path: str, blocks: Blocks, probes: Sequence[Probe]) -> None:
         super().__init__(real, path)
         self._probes = tuple(probes)
@@ -81,7 +78,7 @@ class _Block(Stand):
         args, kwargs = self._shared(args, kwargs)
         arguments = dict(zip(self._names, args, strict=False)) | kwargs
         if self._probes:
-            with fetched(self.real, put_away=not self._runs):
+            with fetched(self.real):
                 self._look(call, arguments)
         call.visited.append(self._path)
         return arguments
@@ -96,7 +93,8 @@ class _Block(Stand):
                 passage.probe = passage.hidden
                 continue
             passage.modulation = probe.modulation(arguments) if call.unwritten else None
-            passage.probe = probe(arguments) if passage.modulation is None else None
+            if passage.modulation is None:  # under autocast, a norm may give float32
+                passage.probe = probe(arguments).to(passage.hidden.dtype)
 
     def _shared(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -124,8 +122,6 @@ class WatchedBlock(_Block):
 class AbsentBlock(_Block):
     """Skip view: hands its inputs on in the block's own order of returning them."""
 
-    _runs = False
-
     @property
     def follows(self) -> bool:
         """Whether it is not the first of all, so that nothing of the real one runs."""
@@ -137,8 +133,14 @@ class AbsentBlock(_Block):
         for passage, probe in zip(current_call().passages, self._probes, strict=False):
             if passage.nudge is not None:
                 arguments[probe.hidden] = arguments[probe.hidden] + passage.nudge
-        returned = tuple(arguments.get(name) for name in self._returned)
+        # a model shared out over devices goes on where the block's hook would have moved it
+        device = getattr(self.real.__dict__.get("_hf_hook"), "execution_device", None)
+        returned = tuple(_on(device, arguments.get(name)) for name in self._returned)
         return returned[0] if len(returned) == 1 else returned
+
+
+def _on(device: Any, value: Any) -> Any:
+    return value if device is None or not isinstance(value, Tensor) else value.to(device)
 
 
 class Head(Stand):
@@ -173,8 +175,9 @@ def _leave(number: int, path: str, tokens: str, hidden: Tensor) -> Tensor:
     passage.output = hidden
     if passage.hidden is not None:
         # some models lay tokens out as (frames, rows, columns) for the head, or for the blocks,
-        # and some give the head what a bfloat16 block returned as float32
-        passage.output = hidden.to(passage.hidden.dtype)
+        # some give the head what a bfloat16 block returned as float32, and one that is shared out
+        # over devices ends on another
+        passage.output = hidden.to(passage.hidden.device, passage.hidden.dtype)
         if hidden.numel() == passage.hidden.numel():
             passage.output = passage.output.reshape(passage.hidden.shape)
             passage.take = slice(0, passage.hidden.shape[-2])
@@ -191,7 +194,7 @@ def _leave(number: int, path: str, tokens: str, hidden: Tensor) -> Tensor:
             f"the head {path!r} is given shape {tuple(hidden.shape)} on a skip step, "
             f"{tuple(forecast.shape)} on a full one"
         )
-    return forecast.reshape(hidden.shape).to(hidden.dtype)
+    return forecast.reshape(hidden.shape).to(hidden.device, hidden.dtype)
 
 
 def _taken(tokens: str, entered: int, left: int) -> slice | None:

@@ -28,24 +28,33 @@ STEPS = 5
 class _Fetch(ModelHook):
     """What diffusers' group offloading does, from a device where nothing has values."""
 
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.group = self
+        self.modules, self.parameters, self.buffers = [module], [], []
+        self.stream, self.offload_device = None, torch.device("meta")
         self._own = [
             (part, name, parameter)
             for part in module.modules()
             for name, parameter in part._parameters.items()
             if parameter is not None
         ]
-        self.post_forward(module, None)
-        return module
+        self.offload_()
 
-    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def onload_(self) -> None:
         for part, name, parameter in self._own:
             part._parameters[name] = parameter
+
+    def offload_(self) -> None:
+        for part, name, parameter in self._own:
+            part._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.onload_()
         return args, kwargs
 
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        for part, name, parameter in self._own:
-            part._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        self.offload_()
         return output
 
 
@@ -56,7 +65,7 @@ def by_blocks(model: nn.Module) -> None:
     for blocks in (*spec.blocks, *spec.bypassed):
         for block in model.get_submodule(blocks.path).children():
             registry = HookRegistry.check_if_exists_or_initialize(block)
-            registry.register_hook(_Fetch(), "group_offloading")
+            registry.register_hook(_Fetch(block), "group_offloading")
 
 
 def by_modules(model: nn.Module) -> None:
