@@ -69,8 +69,9 @@ def fetch_tables() -> None:
 
 _tables: ContextVar[Sequence[Any]] = ContextVar("tap_ext_tables", default=())
 
-_known: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
-"""What is prefetched, by the hook of the root, which is another one each time it is offloaded."""
+_known: weakref.WeakKeyDictionary[Any, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+"""What is prefetched, by the hook of the root, which is another one each time it is offloaded.
+Groups know their modules, so they must not be kept here."""
 
 
 def _prefetched(model: nn.Module) -> list[Any]:
@@ -80,8 +81,9 @@ def _prefetched(model: nn.Module) -> list[Any]:
         return []
     if hook not in _known:
         groups = {id(group): group for module in model.modules() if (group := _group(module))}
-        _known[hook] = [group for group in groups.values() if group.stream is not None]
-    return _known[hook]
+        streamed = (group for group in groups.values() if group.stream is not None)
+        _known[hook] = list(map(weakref.ref, streamed))
+    return [group for known in _known[hook] if (group := known()) is not None]
 
 
 def _diffusers() -> tuple[int, ...]:

@@ -3,6 +3,8 @@ fetches is there when it has been waited for."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,6 +120,18 @@ def test_prefetched_models_skip_the_same_steps(tiny: Tiny, how: str, offload: An
     for found, wanted in zip(sample(tiny, model, inputs(tiny), STEPS), expected, strict=True):
         assert torch.equal(found, wanted)
     assert tap_ext.stats(model).skip == tap_ext.stats(truth).skip > 0
+
+
+@pytest.mark.skipif(DIFFUSERS_VERSION < (0, 37), reason="diffusers before 0.37 is refused")
+def test_a_model_that_was_prefetched_can_go(offload: Any) -> None:
+    tiny = MODELS["FluxTransformer2DModel"]
+    model = tap_ext.accelerate(build(tiny), window=3)
+    offload(model, "leaf_level")
+    sample(tiny, model, inputs(tiny), STEPS)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_what_cannot_fetch_out_of_order_is_refused(
