@@ -93,14 +93,17 @@ def _load() -> tuple[Any, Any]:
 def _measure(
     cases: Any, case: Callable[[Any], Any], size: Any, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    where = arguments.device.type
+    def seconds(call: Callable[[], object]) -> float:
+        taken: float = cases.timed(call, arguments.device.type)[1]
+        return taken
+
     measured = case(cases.Inputs(size, DTYPES[arguments.dtype], str(arguments.device)))
     source = torch.ones(measured.nbytes // 2, dtype=torch.uint8, device=arguments.device)
     target = torch.zeros_like(source)
     times: dict[str, list[float]] = {"copy": [], "op": []}
     for _ in range(arguments.rounds + 1):
-        times["copy"].append(cases.seconds(lambda: target.copy_(source), where))
-        times["op"].append(cases.seconds(measured.op, where))
+        times["copy"].append(seconds(lambda: target.copy_(source)))
+        times["op"].append(seconds(measured.op))
     copy, op = (statistics.median(times[name][1:]) for name in ("copy", "op"))
     return {
         "op": case.__name__,
@@ -108,7 +111,7 @@ def _measure(
         "seconds": op,
         "GB/s": measured.nbytes / op / 1e9,
         "time / copy": op / copy,
-        "plain torch / time": cases.seconds(measured.twin, where) / op,
+        "plain torch / time": seconds(measured.twin) / op,
     }
 
 
