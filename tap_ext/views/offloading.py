@@ -75,8 +75,7 @@ Groups know their modules, so they must not be kept here."""
 
 
 def _prefetched(model: nn.Module) -> list[Any]:
-    hooks = getattr(model.__dict__.get("_diffusers_hook"), "hooks", {})
-    hook = hooks.get("group_offloading")
+    hook = _hook(model)
     if hook is None:
         return []
     if hook not in _known:
@@ -90,10 +89,15 @@ def _diffusers() -> tuple[int, ...]:
     return tuple(map(int, sys.modules["diffusers"].__version__.split(".")[:2]))
 
 
+def _hook(module: nn.Module) -> Any:
+    """The hook by which diffusers offloads groups; None: there is none."""
+    hooks = getattr(module.__dict__.get("_diffusers_hook"), "hooks", {})
+    return hooks.get("group_offloading")
+
+
 def _group(module: nn.Module) -> Any:
     """What diffusers offloads together with a module, which leads it; None: nothing."""
-    hooks = getattr(module.__dict__.get("_diffusers_hook"), "hooks", {})
-    return getattr(hooks.get("group_offloading"), "group", None)
+    return getattr(_hook(module), "group", None)
 
 
 def _fetch(group: Any) -> None:
